@@ -1,0 +1,1 @@
+"""Training: data that the library draws itself, one loop, and the evaluations."""

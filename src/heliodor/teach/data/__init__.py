@@ -1,0 +1,1 @@
+"""Examples to train and evaluate on, drawn from a seed."""
