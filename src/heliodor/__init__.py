@@ -1,0 +1,66 @@
+"""PaliGemma in PyTorch: caption, ask, read, detect and segment.
+
+    model = heliodor.load("tiny")
+    model.caption("photo.png").text
+
+Importing this package imports nothing heavy: each public name is fetched from its module when it
+is first used (PEP 562), so ``import heliodor`` and ``heliodor --help`` load no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heliodor import errors
+    from heliodor.errors import HeliodorError
+    from heliodor.generation.sampler import Greedy, Temperature, TopK, TopP
+    from heliodor.see.boxes import Box, Detections, Segments
+    from heliodor.see.vlm import Answer, Generation, VisionLanguageModel, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Box",
+    "Detections",
+    "Generation",
+    "Greedy",
+    "HeliodorError",
+    "Segments",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "VisionLanguageModel",
+    "__version__",
+    "errors",
+    "load",
+]
+
+_HOME = {
+    "Answer": "heliodor.see.vlm",
+    "Box": "heliodor.see.boxes",
+    "Detections": "heliodor.see.boxes",
+    "Generation": "heliodor.see.vlm",
+    "Greedy": "heliodor.generation.sampler",
+    "HeliodorError": "heliodor.errors",
+    "Segments": "heliodor.see.boxes",
+    "Temperature": "heliodor.generation.sampler",
+    "TopK": "heliodor.generation.sampler",
+    "TopP": "heliodor.generation.sampler",
+    "VisionLanguageModel": "heliodor.see.vlm",
+    "load": "heliodor.see.vlm",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("heliodor.errors")
+    if name not in _HOME:
+        raise AttributeError(f"module 'heliodor' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
