@@ -1,0 +1,1 @@
+"""The networks, one a file: configuration first, forward last."""

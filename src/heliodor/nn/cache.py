@@ -1,0 +1,94 @@
+"""The key-value cache: what a decoder remembers between steps.
+
+B rows, L layers, K key-value heads, S slots, H head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Keys (already rotated) and values of every layer, slot by slot.
+
+    Slots are allocated in blocks and filled in step; a row that is shorter than its neighbours has
+    invalid slots in front of its text, so that one index writes all rows.
+
+    Attributes:
+        valid: bool [B S], slots that may be looked at.
+        positions: int64 [B], the position of the next token of each row.
+        length: slots filled so far.
+    """
+
+    def __init__(self, valid: Tensor) -> None:
+        """Start empty: ``valid`` bool [B T] describes the prompt that prefill will append."""
+        self.valid = valid
+        self.positions = valid.sum(-1)
+        self.length = 0
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._padded = not bool(valid.all())
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The mask of one new query over all slots filled: bool [B 1 1 S], None if all are valid."""
+        return self.valid[:, None, None, :] if self._padded else None
+
+    def reserve(self, extra: int) -> None:
+        """Make room for ``extra`` more slots now, rather than block by block."""
+        for store in (self._keys, self._values):
+            for layer, old in enumerate(store):
+                if old.shape[2] < self.length + extra:
+                    store[layer] = _grown(old, self.length, self.length + extra)
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k, v [B K T H] behind what ``layer`` holds -> all of its k, v [B K S H].
+
+        Layers write in order; :meth:`advance` moves on once all of them have.
+        """
+        if layer == len(self._keys):
+            self._keys.append(k.contiguous())
+            self._values.append(v.contiguous())
+            return k, v
+        end = self.length + k.shape[2]
+        if end > self._keys[layer].shape[2]:
+            self._keys[layer] = _grown(self._keys[layer], self.length, end + 64)
+            self._values[layer] = _grown(self._values[layer], self.length, end + 64)
+        self._keys[layer][:, :, self.length : end] = k
+        self._values[layer][:, :, self.length : end] = v
+        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+
+    def begin_step(self) -> Tensor:
+        """Open one slot in every row -> positions int64 [B 1] of the tokens that will fill it."""
+        fresh = torch.ones_like(self.valid[:, :1])
+        self.valid = torch.cat((self.valid, fresh), dim=1)
+        positions = self.positions[:, None]
+        self.positions = self.positions + 1
+        return positions
+
+    def advance(self, count: int) -> None:
+        """All layers have appended ``count`` slots."""
+        self.length += count
+
+    def select(self, rows: Tensor) -> KVCache:
+        """A cache whose row i is a copy of row ``rows[i]``: re-order, drop or repeat rows.
+
+        Args:
+            rows: int64 [B'].
+        """
+        chosen = KVCache.__new__(KVCache)
+        chosen.valid = self.valid[rows]
+        chosen.positions = self.positions[rows]
+        chosen.length = self.length
+        chosen._keys = [k[rows] for k in self._keys]
+        chosen._values = [v[rows] for v in self._values]
+        chosen._padded = self._padded
+        return chosen
+
+
+def _grown(old: Tensor, filled: int, slots: int) -> Tensor:
+    """Copy the first ``filled`` slots of old [B K S H] into a tensor of ``slots`` slots."""
+    new = old.new_zeros(old.shape[0], old.shape[1], slots, old.shape[3])
+    new[:, :, :filled] = old[:, :, :filled]
+    return new
