@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
+import numpy as np
 from PIL import ImageFont
 
 from heliodor.errors import DataError
@@ -25,7 +26,7 @@ __all__ = [
     "TRAINING",
     "Face",
     "Family",
-    "Split",
+    "TextSplit",
     "faces",
     "font",
     "font_folders",
@@ -34,14 +35,29 @@ __all__ = [
 CHARACTERS = string.ascii_letters + string.digits + " .,:;!?'\"()[]-+/&%#@*=_$£€"
 """What every face can draw, and what the generators write."""
 
+_ENTROPY = 0x54455854  # "TEXT"
+_STREAMS = {"train": 0, "test": 1}
 _BUNDLED = Path(__file__).parent / "fonts"
 
 
-class Split(enum.Enum):
-    """Which of two worlds an example belongs to: fonts and seeds are never shared between them."""
+class TextSplit(enum.Enum):
+    """What drawn text is for: TRAIN and TEST share neither type families nor random streams."""
 
     TRAIN = "train"
     TEST = "test"
+
+    def rng(self, index: int, purpose: int = 0) -> np.random.Generator:
+        """The random generator of one example.
+
+        Args:
+            index: the example's number, 0 or more; the same number gives the same example.
+            purpose: another stream with the same number, for instance one for each task.
+
+        Raises:
+            ValueError: a negative number.
+        """
+        stream = _STREAMS[self.value]
+        return np.random.default_rng(np.random.SeedSequence([_ENTROPY, stream, purpose, index]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +131,7 @@ def font_folders() -> tuple[Path, ...]:
 
 
 @cache
-def faces(split: Split, folders: tuple[Path, ...] | None = None) -> tuple[Face, ...]:
+def faces(split: TextSplit, folders: tuple[Path, ...] | None = None) -> tuple[Face, ...]:
     """The faces to draw a split's text with, in the order of `TRAINING` or `HELD_OUT`.
 
     Args:
@@ -125,7 +141,7 @@ def faces(split: Split, folders: tuple[Path, ...] | None = None) -> tuple[Face, 
     Raises:
         DataError: no training family is installed; the message lists the Debian packages.
     """
-    if split is Split.TEST:
+    if split is TextSplit.TEST:
         found, families = {path.name: path for path in sorted(_BUNDLED.iterdir())}, HELD_OUT
     else:
         folders = font_folders() if folders is None else folders

@@ -45,8 +45,8 @@ LAST_NAMES = (
     "Stone Tan Taylor Vogel Walker Wang Weber White Wong Wood Young"
 )
 _SHOP_FIRST = (
-    "Blue Bright Corner Crown Daily Fresh Garden Golden Grand Green Happy Harbour Hill Little Lucky "
-    "Market Moon New North Old Park Red River Royal Silver Star Station Sunny Village White"
+    "Blue Bright Corner Crown Daily Fresh Garden Golden Grand Green Happy Harbour Hill Little "
+    "Lucky Market Moon New North Old Park Red River Royal Silver Star Station Sunny Village White"
 )
 _SHOP_KIND = (
     "Bakery Bar Books Cafe Deli Diner Flowers Foods Grill Grocer Hotel House Kitchen Market Pizza "
@@ -66,7 +66,8 @@ _CURRENCIES = ("$", "$", "£", "€")
 def lexicon() -> tuple[str, ...]:
     """The 4,200 words of `words.txt`: lower case, 1 to 10 letters, short ones first."""
     lines = (Path(__file__).parent / "words.txt").read_text("utf-8").splitlines()
-    return tuple(sorted((x for x in lines if not x.startswith("#")), key=lambda x: (len(x), x)))
+    words = sorted(line for line in lines if not line.startswith("#"))
+    return tuple(sorted(words, key=len))
 
 
 @cache
@@ -128,9 +129,9 @@ def number(rng: Rng) -> str:
 
 
 def price(rng: Rng, *, currency: str | None = None, most: float = 100.0) -> str:
-    """A price such as `$3.50` below `most`; `currency` fixes the sign, "" leaves it out."""
+    """A price such as `$3.50`, from 0.50 to below `most`; `currency` fixes the sign, "" leaves it out."""
     sign = pick(rng, _CURRENCIES) if currency is None else currency
-    pence = int(np.exp(rng.uniform(np.log(50), np.log(most * 100))))
+    pence = int(50 * (2 * most) ** rng.random())  # from 0.50, each doubling equally likely
     return f"{sign}{pence // 100}.{pence % 100:02d}"
 
 

@@ -1,0 +1,261 @@
+"""Pictures of a few written words, to learn to read and to be examined in it.
+
+A picture holds 1 to 5 words on one to three lines, on a bare background or on a plate. Text never
+leaves the picture and is never set smaller than `MIN_FONT_SIZE`: rather than that, lines are
+wrapped and words are dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from heliodor.errors import InputError
+from heliodor.teach.data.fonts import Face, TextSplit, faces, font
+from heliodor.teach.data.surfaces import Colour, ink_for, surface, tone, wear
+from heliodor.teach.data.words import lexicon_word, pick, reading_word
+
+__all__ = ["MIN_FONT_SIZE", "PROMPT", "Reading", "draw_reading", "read_example"]
+
+Rng = np.random.Generator
+
+PROMPT = "ocr"
+MIN_FONT_SIZE = 11
+"""Pixels to the em; at less the letters of some faces run together."""
+
+_MARGIN = 4
+_PAD = 3  # clear pixels kept around a block of text, so that turning and softening cut nothing
+_PROBE = 32  # the font size at which a line is measured before its own size is known
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """A picture of text and what is known of it.
+
+    Attributes:
+        image: uint8 [H W 3].
+        text: the words in reading order, joined by one space.
+        ink: uint8 [H W], how far each pixel is covered by letters, before softening and grain.
+        font_size: pixels to the em.
+        family: the type family.
+        lines: the text as it was wrapped.
+    """
+
+    image: np.ndarray
+    text: str
+    ink: np.ndarray
+    font_size: int
+    family: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Block:
+    """Lines of text set in one face; the masks share a size, and `ink` has a clear border."""
+
+    ink: Image.Image
+    plate: Image.Image | None
+    rim: Image.Image | None
+
+
+def read_example(
+    rng: Rng,
+    *,
+    size: int = 224,
+    split: TextSplit = TextSplit.TRAIN,
+    max_words: int = 5,
+    max_characters: int | None = None,
+) -> tuple[np.ndarray, str]:
+    """A picture of text, and the text.
+
+    Args:
+        rng: the source of every choice; the same generator state gives the same picture.
+        size: width and height in pixels, at least 32.
+        split: TRAIN draws with installed families, TEST with the held-out ones. Draw the two from
+            different seeds.
+        max_words: most words, at least 1; the picture may hold fewer if they would not be legible.
+        max_characters: most characters in all, at least 2; by default a sixth of `size`, as
+            many as one line of small type holds. Lower it for easier pictures with larger letters.
+
+    Returns:
+        The picture, uint8 [size size 3], and its words joined by one space.
+
+    Raises:
+        InputError: `size`, `max_words` or `max_characters` is too small.
+        DataError: no training font is installed.
+    """
+    reading = draw_reading(
+        rng, size=size, split=split, max_words=max_words, max_characters=max_characters
+    )
+    return reading.image, reading.text
+
+
+def draw_reading(
+    rng: Rng,
+    *,
+    size: int = 224,
+    split: TextSplit = TextSplit.TRAIN,
+    max_words: int = 5,
+    max_characters: int | None = None,
+) -> Reading:
+    """`read_example` with the layout beside the picture; arguments and errors are the same."""
+    most = size // 6 if max_characters is None else max_characters
+    if size < 32 or max_words < 1 or most < 2:
+        raise InputError(
+            f"a reading of size {size}, {max_words} words and {most} characters cannot be drawn; "
+            "size must be at least 32, max_words at least 1 and max_characters at least 2"
+        )
+    face = _pick_face(rng, split)
+    words = _pick_words(rng, int(rng.integers(1, max_words + 1)), most)
+    angle = rng.normal(0, 1.3) if rng.random() < 0.5 else 0.0
+    plated = rng.random() < 0.22
+    room = size - 2 * _MARGIN - (size // 12 if plated else 0)
+    lines, font_size = _fit(rng, words, face, room)
+    while True:
+        turned = _turn(_set(rng, lines, face, font_size, plated=plated), np.clip(angle, -3, 3))
+        if max(turned.ink.size) <= size - 2:
+            break
+        font_size -= 1
+    surroundings = surface(rng, size, size)
+    image, ink = _place(rng, turned, surroundings.pixels, surroundings.tones)
+    image = wear(rng, image, font_size=font_size)
+    return Reading(
+        image=np.array(image),
+        text=" ".join(lines),
+        ink=np.asarray(ink),
+        font_size=font_size,
+        family=face.family,
+        lines=lines,
+    )
+
+
+def _pick_face(rng: Rng, split: TextSplit) -> Face:
+    """A face; families are equally likely, whatever the number of their faces."""
+    available = faces(split)
+    family = pick(rng, tuple(dict.fromkeys(face.family for face in available)))
+    return pick(rng, tuple(face for face in available if face.family == family))
+
+
+def _pick_words(rng: Rng, count: int, max_characters: int) -> tuple[str, ...]:
+    """Up to `count` words, at least one, whose joined length is at most `max_characters`."""
+    words: list[str] = []
+    left = max_characters
+    for _ in range(count):
+        word = reading_word(rng, left)
+        if len(word) > left:
+            word = lexicon_word(rng, left)
+        words.append(word)
+        left -= len(word) + 1
+        if left < 2:
+            break
+    return tuple(words)
+
+
+def _wrap(words: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """The words on `count` lines (or fewer, if there are fewer words) of similar length."""
+    lines: list[str] = []
+    rest = list(words)
+    for left in range(min(count, len(words)), 0, -1):
+        target = len(" ".join(rest)) / left
+        line = [rest.pop(0)]
+        while len(rest) >= left and len(" ".join([*line, rest[0]])) <= target + 1:
+            line.append(rest.pop(0))
+        lines.append(" ".join(line))
+    if rest:
+        lines[-1] = " ".join([lines[-1], *rest])
+    return tuple(lines)
+
+
+def _largest_size(lines: tuple[str, ...], face: Face, room: int) -> int:
+    """The largest font size at which `lines` fit a square of `room` pixels."""
+    probe = font(face.path, _PROBE)
+    widest = max(probe.getlength(line) for line in lines)
+    return int(min(_PROBE * room / widest, room / (1.25 * len(lines))))
+
+
+def _fit(rng: Rng, words: tuple[str, ...], face: Face, room: int) -> tuple[tuple[str, ...], int]:
+    """Lines and a font size that fit `room`; wraps, then drops words, to stay legible."""
+    count = 1 if rng.random() < 0.5 else int(rng.integers(2, 4))
+    while True:
+        lines = _wrap(words, count)
+        largest = _largest_size(lines, face, room)
+        if largest >= MIN_FONT_SIZE + 1:
+            break
+        if count < 3 and len(words) > count:
+            count += 1
+        elif len(words) > 1:
+            words = words[:-1]
+        else:
+            words = tuple(word[:-1] for word in words)
+    smallest = max(MIN_FONT_SIZE + 1, int(0.6 * largest))
+    drawn = int(rng.integers(smallest, largest + 1))
+    return lines, max(MIN_FONT_SIZE + 1, min(drawn, room // 4))
+
+
+def _set(rng: Rng, lines: tuple[str, ...], face: Face, font_size: int, *, plated: bool) -> _Block:
+    """The lines as a mask, one under another, with a plate behind them if asked."""
+    typeface = font(face.path, font_size)
+    pitch = round(font_size * rng.uniform(1.1, 1.3))
+    boxes = [typeface.getbbox(line, anchor="ls") for line in lines]
+    left = min(box[0] for box in boxes)
+    width = int(np.ceil(max(box[2] for box in boxes) - left))
+    top = min(box[1] + pitch * row for row, box in enumerate(boxes))
+    bottom = max(box[3] + pitch * row for row, box in enumerate(boxes))
+    gap = _PAD + (font_size // 3 if plated else 0)
+    canvas = (width + 2 * gap, int(np.ceil(bottom - top)) + 2 * gap)
+    ink = Image.new("L", canvas)
+    draw = ImageDraw.Draw(ink)
+    align = pick(rng, (0.0, 0.5, 0.5, 1.0))
+    for row, (line, box) in enumerate(zip(lines, boxes, strict=True)):
+        slack = width - (box[2] - left)
+        start = gap - left + round(align * slack)
+        draw.text((start, gap - top + pitch * row), line, 255, typeface, anchor="ls")
+    if not plated:
+        return _Block(ink=ink, plate=None, rim=None)
+    shape = (1, 1, canvas[0] - 2, canvas[1] - 2)
+    radius = int(rng.integers(0, max(2, font_size // 2)))
+    plate, rim = Image.new("L", canvas), Image.new("L", canvas)
+    ImageDraw.Draw(plate).rounded_rectangle(shape, radius, fill=255)
+    if rng.random() < 0.6:
+        ImageDraw.Draw(rim).rounded_rectangle(shape, radius, outline=255, width=1 + font_size // 24)
+    return _Block(ink=ink, plate=plate, rim=rim)
+
+
+def _turn(block: _Block, angle: float) -> _Block:
+    """The block turned by `angle` degrees, on a canvas grown to hold all of it."""
+    if angle == 0:
+        return block
+
+    def turn(mask: Image.Image) -> Image.Image:
+        return mask.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+
+    return _Block(
+        ink=turn(block.ink),
+        plate=None if block.plate is None else turn(block.plate),
+        rim=None if block.rim is None else turn(block.rim),
+    )
+
+
+def _place(
+    rng: Rng, block: _Block, pixels: np.ndarray, tones: tuple[Colour, ...]
+) -> tuple[Image.Image, Image.Image]:
+    """Paints the block somewhere on `pixels` [H W 3]: the picture, and the ink mask [H W]."""
+    image = Image.fromarray(pixels)
+    width, height = block.ink.size
+    corner = (
+        int(rng.integers(1, image.width - width)),
+        int(rng.integers(1, image.height - height)),
+    )
+    if block.plate is not None:
+        colour = tone(rng, dark=bool(rng.random() < 0.45))
+        image.paste(colour, corner, block.plate)
+        tones = (colour,)
+    colour = ink_for(rng, tones)
+    if block.rim is not None:
+        image.paste(colour, corner, block.rim)
+    image.paste(colour, corner, block.ink)
+    ink = Image.new("L", image.size)
+    ink.paste(block.ink, corner)
+    return image, ink
