@@ -1,0 +1,1 @@
+"""The ``heliodor`` command: ``main`` picks a command, one file holds each."""
