@@ -117,7 +117,9 @@ def draw_reading(
         turned = _turn(_set(rng, lines, face, font_size, plated=plated), np.clip(angle, -3, 3))
         if max(turned.ink.size) <= size - 2:
             break
-        font_size -= 1
+        font_size = max(font_size - 1, MIN_FONT_SIZE)
+        if font_size == MIN_FONT_SIZE:  # bare and level lines of this size do fit
+            angle, plated = 0.0, False
     surroundings = surface(rng, size, size)
     image, ink = _place(rng, turned, surroundings.pixels, surroundings.tones)
     image = wear(rng, image, font_size=font_size)
@@ -176,7 +178,10 @@ def _largest_size(lines: tuple[str, ...], face: Face, room: int) -> int:
 
 
 def _fit(rng: Rng, words: tuple[str, ...], face: Face, room: int) -> tuple[tuple[str, ...], int]:
-    """Lines and a font size that fit `room`; wraps, then drops words, to stay legible."""
+    """Lines and a font size that fit `room`; wraps, then drops words, to stay legible.
+
+    The size is at least one above `MIN_FONT_SIZE`, which leaves a step for turning and plates.
+    """
     count = 1 if rng.random() < 0.5 else int(rng.integers(2, 4))
     while True:
         lines = _wrap(words, count)

@@ -118,8 +118,7 @@ def shop(rng: Rng) -> str:
 
 def number(rng: Rng) -> str:
     """A whole number of 1 to 4 digits, small ones more often; now and then a percentage or unit."""
-    digits = int(rng.integers(1, 5))
-    value = str(int(rng.integers(0 if digits == 1 else 10 ** (digits - 1), 10**digits)))
+    value = str(int(rng.integers(*pick(rng, ((0, 10), (10, 100), (100, 1000), (1000, 10000))))))
     look = rng.random()
     if look < 0.12:
         return f"{value[:2]}%"
@@ -129,7 +128,7 @@ def number(rng: Rng) -> str:
 
 
 def price(rng: Rng, *, currency: str | None = None, most: float = 100.0) -> str:
-    """A price such as `$3.50`, from 0.50 to below `most`; `currency` fixes the sign, "" leaves it out."""
+    """A price such as `$3.50`, from 0.50 to below `most`; a `currency` of "" leaves it bare."""
     sign = pick(rng, _CURRENCIES) if currency is None else currency
     pence = int(50 * (2 * most) ** rng.random())  # from 0.50, each doubling equally likely
     return f"{sign}{pence // 100}.{pence % 100:02d}"
