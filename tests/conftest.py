@@ -6,7 +6,6 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,7 +15,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 @pytest.fixture(autouse=True)
-def same_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def same_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seed the generators and drop the variables that change what heliodor does."""
     for name in [*os.environ]:
         if name.startswith("HELIODOR_") or name in {"HF_TOKEN", "HF_HOME", "HF_ENDPOINT"}:
@@ -28,7 +27,6 @@ def same_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
         sys.modules["torch"].set_num_threads(1)
-    yield
 
 
 @pytest.fixture(autouse=True)

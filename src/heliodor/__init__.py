@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heliodor import errors
     from heliodor.errors import HeliodorError
-    from heliodor.generation.sampler import Greedy, Temperature, TopK, TopP
+    from heliodor.generation import Beam, Greedy, Temperature, TopK, TopP
     from heliodor.see.boxes import Box, Detections, Segments
     from heliodor.see.vlm import Answer, Generation, VisionLanguageModel, load
 
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "Beam",
     "Box",
     "Detections",
     "Generation",
@@ -40,15 +41,16 @@ __all__ = [
 
 _HOME = {
     "Answer": "heliodor.see.vlm",
+    "Beam": "heliodor.generation",
     "Box": "heliodor.see.boxes",
     "Detections": "heliodor.see.boxes",
     "Generation": "heliodor.see.vlm",
-    "Greedy": "heliodor.generation.sampler",
+    "Greedy": "heliodor.generation",
     "HeliodorError": "heliodor.errors",
     "Segments": "heliodor.see.boxes",
-    "Temperature": "heliodor.generation.sampler",
-    "TopK": "heliodor.generation.sampler",
-    "TopP": "heliodor.generation.sampler",
+    "Temperature": "heliodor.generation",
+    "TopK": "heliodor.generation",
+    "TopP": "heliodor.generation",
     "VisionLanguageModel": "heliodor.see.vlm",
     "load": "heliodor.see.vlm",
 }

@@ -24,9 +24,13 @@ from heliodor.cli.options import (
     read_picture,
 )
 from heliodor.cli.output import for_each_picture
+from heliodor.errors import InputError
 
 if TYPE_CHECKING:
-    from heliodor.generation.sampler import Sampler
+    from PIL.Image import Image
+
+    from heliodor.generation import Beam, Sampler
+    from heliodor.see.vlm import Generation, VisionLanguageModel
 
 __all__ = ["add_arguments", "run"]
 
@@ -51,29 +55,56 @@ def run(args: argparse.Namespace) -> int:
     """Print each picture's continuation."""
     sampler = _sampler(args)
     if args.stream:
-        return _stream(args)
-    return for_each_picture(
-        args,
-        lambda model, picture: model.generate(
+        return _stream(args, sampler)
+
+    def work(model: VisionLanguageModel, picture: Image) -> Generation:
+        _seed(args.seed)
+        return model.generate(
             [picture], [args.prompt], max_new_tokens=args.max_new_tokens, sampler=sampler
-        )[0],
-        lambda generation: [generation.text],
-    )
+        )[0]
+
+    return for_each_picture(args, work, lambda generation: [generation.text])
 
 
-def _sampler(args: argparse.Namespace) -> Sampler:
+def _stream(args: argparse.Namespace, sampler: Sampler | Beam) -> int:
+    """Print the text of one picture as it comes."""
+    if args.json or args.beam or len(args.images) > 1:
+        raise UsageError("--stream takes one picture, and neither --json nor --beam")
+    picture = read_picture(args.images[0])
+    model = load_model(args)
+    _seed(args.seed)
+    pieces = model.stream(picture, args.prompt, max_new_tokens=args.max_new_tokens, sampler=sampler)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _seed(seed: int) -> None:
+    """Seed torch's own generator, which samplers draw from unless given another."""
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def _sampler(args: argparse.Namespace) -> Sampler | Beam:
     """The sampler that the options describe; ways that exclude each other are refused."""
-    if args.top_k and args.top_p:
-        raise UsageError("--top-k and --top-p are two ways to sample: give one")
-    temperature = 1.0 if args.temperature is None else args.temperature
-    if temperature <= 0:
-        raise UsageError("--temperature must be above 0; leave it out to take the likeliest token")
-    if args.top_k:
-        return heliodor.TopK(k=args.top_k, temperature=temperature)
-    if args.top_p is not None:
-        if not 0 < args.top_p <= 1:
-            raise UsageError("--top-p is a share of probability: above 0, at most 1")
-        return heliodor.TopP(p=args.top_p, temperature=temperature)
-    if args.temperature is not None:
-        return heliodor.Temperature(temperature=temperature)
+    ways = [name for name in ("top_k", "top_p", "beam") if getattr(args, name) is not None]
+    if len(ways) > 1:
+        given = " and ".join("--" + name.replace("_", "-") for name in ways)
+        raise UsageError(f"{given} are different ways to choose: give one")
+    if args.beam is not None:
+        if args.temperature is not None:
+            raise UsageError("--beam searches, it does not sample: leave --temperature out")
+        return heliodor.Beam(args.beam)
+    heat = 1.0 if args.temperature is None else args.temperature
+    try:
+        if args.top_k is not None:
+            return heliodor.TopK(args.top_k, heat)
+        if args.top_p is not None:
+            return heliodor.TopP(args.top_p, heat)
+        if args.temperature is not None:
+            return heliodor.Temperature(heat)
+    except InputError as error:
+        raise UsageError(str(error)) from error
     return heliodor.Greedy()
