@@ -5,6 +5,7 @@ B rows, T queries, S keys, N query heads, K key-value heads (N is a multiple of 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,10 +34,31 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     Returns:
         [B N T H] in the dtype of q.
     """
+    if torch.is_grad_enabled() and q.device.type == "cpu":
+        return _attend_in_products(q, k, v, mask)
     repeats = q.shape[1] // k.shape[1]
     if repeats > 1:
         k, v = _spread(k, repeats), _spread(v, repeats)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def _attend_in_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same as two batched products, for training on a CPU.
+
+    The query heads that share a key-value head become rows of one product. The backward pass of
+    torch's fused CPU kernel takes about four times as long at the lengths trained here.
+    """
+    batch, heads, length, head_dim = q.shape
+    groups, slots = k.shape[1], k.shape[2]
+    rows = q.reshape(batch * groups, -1, head_dim)
+    scores = torch.bmm(rows, k.reshape(batch * groups, slots, head_dim).transpose(1, 2))
+    scores = scores.view(batch, heads, length, slots) * head_dim**-0.5
+    if mask is not None:
+        bias = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device)
+        scores = scores + bias.masked_fill_(~mask, float("-inf"))
+    weights = scores.softmax(-1).to(v.dtype).view(batch * groups, -1, slots)
+    mixed = torch.bmm(weights, v.reshape(batch * groups, slots, head_dim))
+    return mixed.view(batch, heads, length, head_dim)
 
 
 def _spread(x: Tensor, repeats: int) -> Tensor:
