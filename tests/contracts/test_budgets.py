@@ -42,8 +42,12 @@ def test_a_file_keeps_its_budget(path):
 
 
 def test_every_file_has_a_subject():
-    assert [path for path in FILES if path.stem in NO_SUBJECT or path.parent.name in NO_SUBJECT] == []
+    assert [
+        path for path in FILES if path.stem in NO_SUBJECT or path.parent.name in NO_SUBJECT
+    ] == []
 
 
 def test_every_module_says_what_it_is():
-    assert [path for path in FILES if not ast.get_docstring(ast.parse(path.read_text("utf-8")))] == []
+    assert [
+        path for path in FILES if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    ] == []

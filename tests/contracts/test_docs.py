@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -24,7 +25,11 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> list[list[str]]:
     """Every `heliodor ...` line in a page's shell blocks, as arguments."""
-    lines = [line for block in [*blocks(page, "sh"), *blocks(page, "console")] for line in block.splitlines()]
+    lines = [
+        line
+        for block in [*blocks(page, "sh"), *blocks(page, "console")]
+        for line in block.splitlines()
+    ]
     found = [re.search(r"(?:^|[\s/])heliodor ([^#&|>]+)", line) for line in lines]
     return [shlex.split(match[1]) for match in found if match and not match[1].startswith("@")]
 
@@ -74,10 +79,8 @@ def test_the_commands_are_found_in_readme():
     assert {words[0] for words in commands(ROOT / "README.md")} >= {"demo", "caption", "detect"}
 
 
-def test_the_command_reference_lists_every_command_and_option():
-    page = (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8")
+def test_the_command_reference_is_what_the_commands_say():
+    written = runpy.run_path(str(ROOT / "scripts" / "write_cli_reference.py"))["page"]()
+    assert (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8") == written
     for name in COMMANDS:
-        section = page.partition(f"## heliodor {name}\n")[2].partition("\n## ")[0]
-        parser = build_parser(name, load_command(name))
-        options = {word for action in parser._actions for word in action.option_strings}
-        assert [word for word in options if f"`{word}" not in section] == [], name
+        assert f"\n## heliodor {name}\n" in written

@@ -184,9 +184,17 @@ class TestModelOptions:
 class TestConvert:
     def test_the_target_is_written_whole(self, model, tmp_path):
         target = tmp_path / "out"
-        words = ["convert", "tiny", str(target), "--format", "native", "--save-dtype", "bfloat16"]
+        words = [
+            "convert",
+            "tiny",
+            str(target),
+            "--format",
+            "transformers",
+            "--save-dtype",
+            "bfloat16",
+        ]
         assert main(words) == 0
-        assert (target / "config.json").read_text() == "native bfloat16"
+        assert (target / "config.json").read_text() == "transformers bfloat16"
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
     def test_a_failed_save_leaves_nothing(self, model, tmp_path, monkeypatch):

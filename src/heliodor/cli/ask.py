@@ -1,6 +1,8 @@
 """Answer a question about a picture.
 
-heliodor ask garden.png "What is on the flower?"
+For example:
+
+  heliodor ask garden.png "What is on the flower?"
 """
 
 from __future__ import annotations

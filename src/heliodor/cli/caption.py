@@ -1,7 +1,9 @@
 """Describe a picture in one sentence.
 
-heliodor caption garden.png
-heliodor caption garden.png --lang fr
+For example:
+
+  heliodor caption garden.png
+  heliodor caption garden.png --lang fr
 """
 
 from __future__ import annotations

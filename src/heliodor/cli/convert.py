@@ -1,7 +1,9 @@
-"""Write a checkpoint in another format.
+"""Write a checkpoint as a folder in another format or type.
 
-  heliodor convert tiny tiny-transformers --format transformers
-  heliodor convert pt_224.npz paligemma --format transformers --tokenizer tokenizer.model
+For example:
+
+  heliodor convert tiny my-tiny
+  heliodor convert google/paligemma-3b-mix-224 paligemma-bf16 --save-dtype bfloat16
 
 What is written appears whole or not at all; a target that exists is left alone.
 """
@@ -16,13 +18,13 @@ from heliodor.cli.output import emit, say, whole
 
 __all__ = ["add_arguments", "run"]
 
-FORMATS = ("transformers", "big_vision", "native")
+FORMATS = ("transformers",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="the shipped 'tiny', a folder, file, hub id")
-    parser.add_argument("target", metavar="OUT", help="the folder or file to write")
+    parser.add_argument("model", metavar="MODEL", help="the shipped 'tiny', a folder, a hub id")
+    parser.add_argument("target", metavar="OUT", help="the folder to write")
     parser.add_argument("--format", choices=FORMATS, default="transformers", help="what to write")
     parser.add_argument(
         "--save-dtype",

@@ -1,5 +1,7 @@
 """All five tasks on the bundled pictures, with the shipped model: nothing is downloaded.
 
+For example:
+
   heliodor demo
 
 Writes one annotated PNG a picture and names each on screen.

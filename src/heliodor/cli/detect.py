@@ -1,5 +1,7 @@
 """Find things in a picture: a box and a score for each.
 
+For example:
+
   heliodor detect garden.png "bee ; flower"
   heliodor detect garden.png "bee ; flower" --draw boxes.png
 

@@ -1,5 +1,7 @@
 """Measure a model on held-out examples.
 
+For example:
+
   heliodor evaluate tiny
   heliodor evaluate tiny --tasks caption,detect --examples 50
 
@@ -24,7 +26,7 @@ TASKS = ("caption", "ask", "detect", "segment", "read", "document")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "source", nargs="?", metavar="MODEL", help="the shipped 'tiny', a folder, a file, a hub id"
+        "source", nargs="?", metavar="MODEL", help="the shipped 'tiny', a folder, a hub id"
     )
     parser.add_argument("--model", default="tiny", help="the same, as the other commands take it")
     parser.add_argument(

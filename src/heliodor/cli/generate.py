@@ -1,5 +1,7 @@
 """Continue any prompt about a picture, with any sampler.
 
+For example:
+
   heliodor generate garden.png "caption en"
   heliodor generate garden.png "describe en" --top-p 0.9 --temperature 0.7 --seed 1
   heliodor generate garden.png "ocr" --stream

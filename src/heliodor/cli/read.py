@@ -1,6 +1,8 @@
 """Read the text in a picture.
 
-heliodor read sign.png
+For example:
+
+  heliodor read sign.png
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Find things in a picture: a box, a mask and a score for each.
 
+For example:
+
   heliodor segment garden.png bee --draw mask.png
 
 Each line holds label, score, the box as x0 y0 x1 y1 in pixels of the picture, with tabs between

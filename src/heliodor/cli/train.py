@@ -1,5 +1,7 @@
 """Run a training recipe.
 
+For example:
+
   heliodor train --list
   heliodor train tiny-siglip
   heliodor train tiny-siglip --resume
