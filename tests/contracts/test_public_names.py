@@ -32,8 +32,8 @@ def test_dir_lists_the_public_names():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'laod'"):
-        heliodor.laod  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        heliodor.nothing  # noqa: B018
 
 
 def test_import_loads_nothing_heavy():

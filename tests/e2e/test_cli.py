@@ -35,7 +35,8 @@ class Found(list[SimpleNamespace]):
     def draw(self, picture: Image.Image) -> Image.Image:
         drawn = picture.copy()
         for box in self:
-            drawn.paste((255, 0, 0), tuple(int(edge) for edge in box.xyxy))
+            x0, y0, x1, y1 = (int(edge) for edge in box.xyxy)
+            drawn.paste((255, 0, 0), (x0, y0, x1, y1))
         return drawn
 
 
