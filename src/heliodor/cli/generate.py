@@ -86,7 +86,7 @@ def _seed(seed: int) -> None:
     """Seed torch's own generator, which samplers draw from unless given another."""
     import torch
 
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
 
 
 def _sampler(args: argparse.Namespace) -> Sampler | Beam:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -108,7 +108,7 @@ def picture_target(text: str, count: int = 1) -> Path:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Generator[Path]:
     """A path beside `path` to write to, moved onto it at the end, or removed on any error."""
     partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
     try:
