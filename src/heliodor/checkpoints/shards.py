@@ -1,0 +1,136 @@
+"""Tensors into safetensors files, a piece at a time.
+
+Nothing is gathered first: the header is known from names, shapes and types alone, and each tensor
+is then converted and written some megabytes at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from heliodor.checkpoints.files import Replacement, to_json
+from heliodor.checkpoints.tensors import DTYPES, INDEX, SINGLE
+from heliodor.errors import CheckpointError
+
+SHARD_SIZE = 5 * 10**9
+"""Bytes of a shard by default, as in the official repositories."""
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_CHUNK = 16 * 2**20  # values converted and written at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """A tensor to be written: its name there, its source, its type there."""
+
+    name: str
+    source: Tensor
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.source.shape) * self.dtype.itemsize
+
+
+def write_tensors(
+    new: Replacement, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, max_shard_size: int
+) -> None:
+    """Write ``model.safetensors``, or shards and their index where one file would be too large.
+
+    A shard grows up to ``max_shard_size`` bytes; a single tensor beyond that has one to itself.
+    Weights that stood in the folder before are removed with the replacement.
+
+    Args:
+        new: the save under way.
+        tensors: by the names to write, in the order to write.
+        dtype: of all of them in the file; None keeps each one's own.
+        max_shard_size: bytes.
+
+    Raises:
+        CheckpointError: a value that the type cannot hold.
+    """
+    planned = [Planned(name=n, source=t, dtype=dtype or t.dtype) for n, t in tensors.items()]
+    shards = _divide(planned, max_shard_size)
+    names = _shard_names(len(shards))
+    for stale in (SINGLE, INDEX, *(p.name for p in new.folder.glob("model-*-of-*.safetensors"))):
+        new.remove_afterwards(stale)
+    for name, shard in zip(names, shards, strict=True):
+        with new.open(name) as file:
+            _write_file(file, shard)
+    if len(shards) > 1:
+        new.write(INDEX, _index(names, shards))
+
+
+def _divide(planned: Sequence[Planned], limit: int) -> list[list[Planned]]:
+    shards: list[list[Planned]] = [[]]
+    filled = 0
+    for tensor in planned:
+        if shards[-1] and filled + tensor.size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.size
+    return shards
+
+
+def _shard_names(count: int) -> list[str]:
+    if count == 1:
+        return [SINGLE]
+    return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+
+
+def _index(names: Sequence[str], shards: Sequence[Sequence[Planned]]) -> bytes:
+    tensors = [tensor for shard in shards for tensor in shard]
+    return to_json(
+        {
+            "metadata": {
+                "total_parameters": sum(tensor.source.numel() for tensor in tensors),
+                "total_size": sum(tensor.size for tensor in tensors),
+            },
+            "weight_map": {
+                tensor.name: name
+                for name, shard in zip(names, shards, strict=True)
+                for tensor in shard
+            },
+        }
+    )
+
+
+def _write_file(file: BinaryIO, tensors: Sequence[Planned]) -> None:
+    """One safetensors file: wide types first, so that all lie on their natural boundary."""
+    ordered = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for tensor in ordered:
+        header[tensor.name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.source.shape),
+            "data_offsets": [place, place + tensor.size],
+        }
+        place += tensor.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in ordered:
+        _write_tensor(file, tensor)
+
+
+def _write_tensor(file: BinaryIO, tensor: Planned) -> None:
+    flat = tensor.source.detach().reshape(-1)
+    narrows = tensor.dtype.is_floating_point and tensor.dtype.itemsize < flat.dtype.itemsize
+    for start in range(0, flat.numel(), _CHUNK):
+        piece = flat[start : start + _CHUNK].to(device="cpu", dtype=tensor.dtype)
+        if narrows and not torch.isfinite(piece).all():
+            raise CheckpointError(
+                f"{tensor.name} holds values that {tensor.dtype} cannot: save as bfloat16 or "
+                "float32"
+            )
+        file.write(piece.contiguous().view(torch.uint8).numpy().data)

@@ -1,0 +1,310 @@
+"""Tensors in safetensors files, read lazily.
+
+A safetensors file is eight bytes of header length (little endian), a JSON header, and the tensors'
+bytes one behind the other. The header says for each name ``{"dtype", "shape", "data_offsets"}``,
+and none of it is believed before it is checked: the tensors must tile the rest of the file
+exactly. Files are mapped, not read: a tensor costs memory when it is looked at.
+
+Format: https://huggingface.co/docs/safetensors.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from heliodor.checkpoints.files import parse_json_object, read_json
+from heliodor.errors import FileFormatError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The format's names of the types that torch can hold."""
+
+_MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
+_MAX_AXES = 32
+_CHUNK = 64 * 2**20  # bytes copied at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """Where a tensor lies: bytes ``begin`` to ``end`` of its file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class TensorFile:
+    """One safetensors file: its header checked, its tensors mapped.
+
+    Attributes:
+        path: the file.
+        entries: what the header says, by name.
+        metadata: the header's free strings, usually ``{"format": "pt"}``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < 8:
+                    raise FileFormatError(f"{path} is {size} bytes long: no safetensors file")
+                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+        except OSError as error:
+            raise FileFormatError(f"{path} cannot be read: {error.strerror or error}") from error
+        self.entries, self.metadata = _read_header(self._map, path)
+
+    def read(self, name: str) -> Tensor:
+        """A tensor that looks into the mapped file; writing to it never reaches the file."""
+        entry = self.entries[name]
+        if entry.begin == entry.end:
+            return torch.empty(entry.shape, dtype=entry.dtype)
+        count = entry.end - entry.begin
+        raw = torch.frombuffer(self._map, dtype=torch.uint8, offset=entry.begin, count=count)
+        if entry.begin % entry.dtype.itemsize:
+            raw = raw.clone()  # another writer's file, its tensors not on their natural boundary
+        return raw.view(entry.dtype).reshape(entry.shape)
+
+    def release(self, name: str) -> None:
+        """Tell the system that the pages of a tensor will not be needed again."""
+        entry = self.entries[name]
+        begin = -(-entry.begin // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = entry.end // mmap.PAGESIZE * mmap.PAGESIZE - begin
+        if length > 0 and hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED, begin, length)
+
+
+class Tensors:
+    """The tensors of a checkpoint, over one file or many shards."""
+
+    def __init__(self, place: Path, files: dict[str, TensorFile]) -> None:
+        self.place = place
+        self._files = files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def entry(self, name: str) -> Entry:
+        """Type, shape and place of a tensor."""
+        return self._files[name].entries[name]
+
+    def file(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._files[name].path
+
+    def read(self, name: str) -> Tensor:
+        """A tensor, not copied: it looks into the mapped file."""
+        return self._files[name].read(name)
+
+    def copy(self, name: str, target: Tensor) -> None:
+        """Copy a tensor into ``target``, converting to its type, some megabytes at a time.
+
+        Peak memory is the target's and one chunk's, whatever the tensor's size.
+
+        Args:
+            name: which tensor.
+            target: contiguous, of the same shape, any floating type, on any device.
+        """
+        source = self.read(name).view(-1)
+        flat = target.view(-1)
+        step = max(1, _CHUNK // max(1, source.element_size()))
+        for start in range(0, source.numel(), step):
+            flat[start : start + step].copy_(source[start : start + step])
+            if start + step < source.numel():
+                self._files[name].release(name)
+        self._files[name].release(name)
+
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors hold the same values, some megabytes at a time."""
+        if self.entry(name).shape != self.entry(other).shape:
+            return False
+        one, two = self.read(name).view(-1), self.read(other).view(-1)
+        step = max(1, _CHUNK // max(1, one.element_size()))
+        same = all(
+            torch.equal(one[start : start + step], two[start : start + step].to(one.dtype))
+            for start in range(0, one.numel(), step)
+        )
+        self._files[name].release(name)
+        self._files[other].release(other)
+        return same
+
+
+def open_tensors(place: str | Path) -> Tensors:
+    """Open the weights of a folder, or one safetensors file.
+
+    In a folder ``model.safetensors`` counts before ``model.safetensors.index.json`` and the shards
+    it names, as in transformers.
+
+    Raises:
+        FileFormatError: no weights there, a shard that is absent or broken, or an index that
+            says other than the shards.
+    """
+    place = Path(place)
+    if not place.is_dir():
+        file = TensorFile(place)
+        return Tensors(place, dict.fromkeys(file.entries, file))
+    if (place / SINGLE).exists():
+        file = TensorFile(place / SINGLE)
+        return Tensors(place, dict.fromkeys(file.entries, file))
+    if (place / INDEX).exists():
+        return _open_shards(place)
+    raise FileFormatError(_no_weights(place))
+
+
+def _no_weights(folder: Path) -> str:
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".npz"})
+    message = f"{folder} holds no {SINGLE} and no {INDEX}"
+    if others:
+        message += f"; {others[0]} is not read, save the checkpoint as safetensors"
+    return message
+
+
+def _open_shards(folder: Path) -> Tensors:
+    """The shards that an index names, each holding exactly what the index says."""
+    index = folder / INDEX
+    weight_map: Any = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FileFormatError(f'{index} has no "weight_map" of tensor names to shard names')
+    promised: dict[str, set[str]] = {}
+    for name, shard in cast("dict[str, Any]", weight_map).items():
+        promised.setdefault(_shard_name(shard, name, index), set()).add(name)
+    files: dict[str, TensorFile] = {}
+    for shard, names in sorted(promised.items()):
+        if not (folder / shard).is_file():
+            raise FileFormatError(f"{index} names the shard {shard}, which is not in the folder")
+        file = TensorFile(folder / shard)
+        _check_shard(file, names, index)
+        files |= dict.fromkeys(file.entries, file)
+    return Tensors(folder, files)
+
+
+def _shard_name(shard: object, name: str, index: Path) -> str:
+    """A plain file name; anything that could lead out of the folder is refused."""
+    if not isinstance(shard, str) or not shard.endswith(".safetensors"):
+        raise FileFormatError(f"{index} maps {name} to {shard!r}, which is no safetensors file")
+    if shard != Path(shard).name or "\\" in shard or ":" in shard or "\0" in shard:
+        raise FileFormatError(f"{index} maps {name} to {shard!r}, which is outside the folder")
+    return shard
+
+
+def _check_shard(file: TensorFile, promised: set[str], index: Path) -> None:
+    absent = sorted(promised - file.entries.keys())
+    if absent:
+        raise FileFormatError(
+            f"{index} says that {file.path.name} holds {absent[0]}, but it does not "
+            f"({len(absent)} such)"
+        )
+    extra = sorted(file.entries.keys() - promised)
+    if extra:
+        raise FileFormatError(
+            f"{file.path} holds {extra[0]}, of which {index.name} says nothing or another shard "
+            f"({len(extra)} such)"
+        )
+
+
+def _read_header(data: mmap.mmap, path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Check the head of a mapped file against the file's length."""
+    length, size = int.from_bytes(data[:8], "little"), len(data)
+    if length > min(_MAX_HEADER, size - 8):
+        raise FileFormatError(
+            f"{path} promises a header of {length} bytes; the file has {size - 8} behind its "
+            f"first eight, and a header at most {_MAX_HEADER}: truncated, or no safetensors file"
+        )
+    header = parse_json_object(data[8 : 8 + length], source=f"the header of {path}")
+    metadata = _metadata(header.pop("__metadata__", {}), path)
+    start = 8 + length
+    entries = {name: _entry(name, value, start, path) for name, value in header.items()}
+    _check_tiling(entries, start, size, path)
+    return entries, metadata
+
+
+def _metadata(value: object, path: Path) -> dict[str, str]:
+    pairs = cast("dict[str, object]", value) if isinstance(value, dict) else {"": value}
+    strings = {name: text for name, text in pairs.items() if isinstance(text, str)}
+    if strings.keys() != pairs.keys():
+        raise FileFormatError(f"the __metadata__ of {path} must map strings to strings")
+    return strings
+
+
+def _entry(name: str, value: object, start: int, path: Path) -> Entry:
+    """One tensor's entry, its type, shape and byte count agreeing."""
+    where = f"{path}: tensor {name[:100]!r}"
+    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    if fields.keys() != {"dtype", "shape", "data_offsets"}:
+        raise FileFormatError(f"{where} must have dtype, shape and data_offsets, nothing else")
+    dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
+    if dtype is None:
+        raise FileFormatError(
+            f"{where} has the type {fields['dtype']!r}; known are {', '.join(DTYPES)}"
+        )
+    shape = _numbers(fields["shape"])
+    if shape is None or len(shape) > _MAX_AXES or math.prod(n or 1 for n in shape) >= 2**60:
+        raise FileFormatError(f"{where} has a bad shape: {str(fields['shape'])[:100]}")
+    offsets = _numbers(fields["data_offsets"])
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise FileFormatError(f"{where} has bad offsets: {str(fields['data_offsets'])[:100]}")
+    needed = math.prod(shape) * dtype.itemsize
+    if offsets[1] - offsets[0] != needed:
+        raise FileFormatError(
+            f"{where} of shape {list(shape)} and type {fields['dtype']} takes {needed} bytes, but "
+            f"its offsets span {offsets[1] - offsets[0]}"
+        )
+    return Entry(dtype=dtype, shape=shape, begin=start + offsets[0], end=start + offsets[1])
+
+
+def _numbers(value: object) -> tuple[int, ...] | None:
+    """A list of counts that fit 63 bits, or None."""
+    if not isinstance(value, list):
+        return None
+    items = cast("list[object]", value)
+    numbers = tuple(v for v in items if type(v) is int and 0 <= v < 2**63)
+    return numbers if len(numbers) == len(items) else None
+
+
+def _check_tiling(entries: dict[str, Entry], start: int, size: int, path: Path) -> None:
+    """The tensors must follow one another from the header to the end of the file."""
+    reached, before = start, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.end > size:
+            raise FileFormatError(
+                f"{path}: tensor {name[:100]!r} ends at byte {entry.end}, the file at {size}: "
+                "truncated download?"
+            )
+        if entry.begin != reached:
+            what = "overlaps with" if entry.begin < reached else "leaves a hole behind"
+            raise FileFormatError(f"{path}: tensor {name[:100]!r} {what} {before}")
+        reached, before = entry.end, repr(name[:100])
+    if reached != size:
+        raise FileFormatError(
+            f"{path} has {size - reached} bytes behind its last tensor that no tensor claims"
+        )
