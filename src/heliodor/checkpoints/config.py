@@ -1,0 +1,251 @@
+"""``config.json`` in transformers layout <-> our configuration.
+
+Reading is strict where a wrong guess would give a wrong model. transformers fills a missing field
+with the default of whichever class reads it, and some of those defaults belong to other models
+(``PaliGemmaConfig`` says 4096 for the image tower's MLP, the published towers have 4304); here only
+the fields that published files do leave out have defaults:
+
+    vision_config.image_size 224    text_config.head_dim 256    norm epsilons 1e-6
+    text_config.rope_theta 10000    text_config.max_position_embeddings 8192
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from heliodor.checkpoints.files import read_json
+from heliodor.errors import ConfigError
+from heliodor.models.gemma import GemmaConfig
+from heliodor.models.paligemma import PaliGemmaConfig
+from heliodor.models.siglip import SiglipVisionConfig
+
+CONFIG = "config.json"
+_TANH_GELU = ("gelu_pytorch_tanh", "gelu")  # Gemma files say "gelu" and mean the tanh form
+_MOST = 2**24  # no size in a configuration is anywhere near it
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One JSON object of a configuration, with messages that name the file and the field."""
+
+    values: dict[str, Any]
+    where: str
+
+    def wrong(self, field: str, expected: str) -> ConfigError:
+        """The error for a field that is not what was expected."""
+        came = repr(self.values[field])[:80] if field in self.values else "missing"
+        return ConfigError(f"{self.where}{field} is {came}; expected {expected}")
+
+    def section(self, field: str) -> Section:
+        """A nested object."""
+        value: Any = self.values.get(field)
+        if not isinstance(value, dict):
+            raise self.wrong(field, "an object")
+        return Section(cast("dict[str, Any]", value), f"{self.where}{field}.")
+
+    def count(self, field: str, default: int | None = None, *, most: int = _MOST) -> int:
+        """A whole number from 1 to ``most``."""
+        value: Any = self.values.get(field)
+        if value is None and default is not None:
+            return default
+        if type(value) is not int or not 1 <= value <= most:
+            raise self.wrong(field, f"a whole number from 1 to {most}")
+        return value
+
+    def number(self, field: str, default: float) -> float:
+        """A finite number above 0."""
+        value: Any = self.values.get(field)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
+            raise self.wrong(field, "a number above 0")
+        return float(value)
+
+    def require(self, field: str, allowed: Sequence[object], because: str) -> None:
+        """A field that may be left out, but if it is there has one of these values."""
+        value: Any = self.values.get(field)
+        if value is not None and value not in allowed:
+            choices = " or ".join(repr(choice) for choice in allowed)
+            raise self.wrong(field, f"{choices}: {because}")
+
+
+def read_config(folder: str | Path) -> PaliGemmaConfig:
+    """The configuration of a folder in transformers layout.
+
+    Raises:
+        ConfigError: no ``config.json``, another model family, a field that is missing, out of
+            range, or contradicts another.
+        FileFormatError: ``config.json`` is not JSON.
+    """
+    path = Path(folder) / CONFIG
+    top = Section(read_json(path), f"{path}: ")
+    _check_family(top)
+    vision = _read_vision(top.section("vision_config"))
+    language = _read_language(top)
+    _check_widths(top, vision, language)
+    return PaliGemmaConfig(vision=vision, language=language, image_token=_image_token(top))
+
+
+def _check_family(top: Section) -> None:
+    family: Any = top.values.get("model_type")
+    if family != "paligemma":
+        raise top.wrong("model_type", "'paligemma': other families cannot be loaded here")
+    text = top.section("text_config")
+    if text.values.get("model_type") == "gemma2":
+        raise text.wrong(
+            "model_type",
+            "'gemma': PaliGemma 2 is not supported yet, PaliGemma 1 is "
+            "(google/paligemma-3b-pt-224 and the like)",
+        )
+    text.require("model_type", ["gemma"], "the decoder of PaliGemma 1")
+    top.section("vision_config").require(
+        "model_type", ["siglip_vision_model"], "the image tower of PaliGemma"
+    )
+    if top.values.get("quantization_config") is not None:
+        raise top.wrong("quantization_config", "none: load the unquantised checkpoint")
+
+
+def _read_vision(section: Section) -> SiglipVisionConfig:
+    section.require("num_channels", [3], "pictures are RGB")
+    section.require("hidden_act", ["gelu_pytorch_tanh"], "SigLIP's activation")
+    mlp_width = section.values.get("intermediate_size")
+    if mlp_width is None:
+        raise section.wrong(
+            "intermediate_size", "a number; published towers have 4304, no default is safe"
+        )
+    image_size = section.count("image_size", 224, most=16384)
+    patch_size = section.count("patch_size", most=16384)
+    num_heads = section.count("num_attention_heads")
+    width = section.count("hidden_size")
+    if image_size < patch_size:
+        raise section.wrong("image_size", f"at least patch_size, {patch_size}")
+    if width % num_heads:
+        raise section.wrong("num_attention_heads", f"a divisor of hidden_size, {width}")
+    return SiglipVisionConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        width=width,
+        depth=section.count("num_hidden_layers", most=1024),
+        num_heads=num_heads,
+        mlp_width=section.count("intermediate_size"),
+        norm_eps=section.number("layer_norm_eps", 1e-6),
+    )
+
+
+def _read_language(top: Section) -> GemmaConfig:
+    section = top.section("text_config")
+    section.require("hidden_act", _TANH_GELU, "Gemma's activation")
+    section.require("hidden_activation", _TANH_GELU, "Gemma's activation")
+    section.require("attention_bias", [False], "Gemma's projections have no biases")
+    section.require("use_bidirectional_attention", [True], "the prompt is read in both directions")
+    num_heads = section.count("num_attention_heads")
+    num_kv_heads = section.count("num_key_value_heads")
+    if num_heads % num_kv_heads:
+        raise section.wrong("num_key_value_heads", f"a divisor of num_attention_heads, {num_heads}")
+    head_dim = section.count("head_dim", 256)
+    if head_dim % 2:
+        raise section.wrong("head_dim", "an even number")
+    return GemmaConfig(
+        vocab_size=section.count("vocab_size"),
+        width=section.count("hidden_size"),
+        depth=section.count("num_hidden_layers", most=1024),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        mlp_width=section.count("intermediate_size"),
+        norm_eps=section.number("rms_norm_eps", 1e-6),
+        rope_base=_rope_base(section),
+        context=section.count("max_position_embeddings", 8192),
+    )
+
+
+def _rope_base(section: Section) -> float:
+    """``rope_parameters.rope_theta`` of transformers 5 or ``rope_theta`` before it."""
+    if section.values.get("rope_scaling") is not None:
+        raise section.wrong("rope_scaling", "none: Gemma's positions are not scaled")
+    if section.values.get("rope_parameters") is None:
+        return section.number("rope_theta", 10000.0)
+    rope = section.section("rope_parameters")
+    rope.require("rope_type", ["default"], "Gemma's positions are not scaled")
+    return rope.number("rope_theta", section.number("rope_theta", 10000.0))
+
+
+def _check_widths(top: Section, vision: SiglipVisionConfig, language: GemmaConfig) -> None:
+    """Fields that repeat what others say must agree with them."""
+    width = language.width
+    for section in (top, top.section("vision_config")):
+        section.require("projection_dim", [width], "text_config.hidden_size")
+    tokens = vision.num_tokens
+    because = f"{vision.image_size} pixels in patches of {vision.patch_size}"
+    for field in ("text_config", "vision_config"):
+        top.section(field).require("num_image_tokens", [tokens], because)
+
+
+def _image_token(top: Section) -> int:
+    """The placeholder's id; no default, since transformers' own (256000) is ``<loc0000>``."""
+    field = "image_token_id" if "image_token_id" in top.values else "image_token_index"
+    value: Any = top.values.get(field)
+    if type(value) is not int or not 0 <= value <= _MOST:
+        raise top.wrong(field, "the id of <image>, 257152 in published files")
+    return value
+
+
+def config_values(
+    config: PaliGemmaConfig, *, image_token: int, special: dict[str, int], dtype: str
+) -> dict[str, Any]:
+    """What ``config.json`` holds, in the fields that transformers has read since 4.41.
+
+    Args:
+        config: our configuration.
+        image_token: id of ``<image>`` in the tokenizer.
+        special: ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
+        dtype: of the saved tensors, as torch prints it without "torch.".
+    """
+    vision, language = config.vision, config.language
+    return {
+        "architectures": ["PaliGemmaForConditionalGeneration"],
+        "model_type": "paligemma",
+        **special,
+        "hidden_size": language.width,
+        "projection_dim": language.width,
+        "image_token_index": image_token,
+        "vocab_size": language.vocab_size,
+        "tie_word_embeddings": True,
+        "torch_dtype": dtype,
+        "text_config": {
+            "model_type": "gemma",
+            **special,
+            "hidden_size": language.width,
+            "intermediate_size": language.mlp_width,
+            "num_hidden_layers": language.depth,
+            "num_attention_heads": language.num_heads,
+            "num_key_value_heads": language.num_kv_heads,
+            "head_dim": language.head_dim,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_activation": "gelu_pytorch_tanh",
+            "rms_norm_eps": language.norm_eps,
+            "rope_theta": language.rope_base,
+            "max_position_embeddings": language.context,
+            "num_image_tokens": vision.num_tokens,
+            "vocab_size": language.vocab_size,
+            "torch_dtype": dtype,
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": vision.width,
+            "intermediate_size": vision.mlp_width,
+            "num_hidden_layers": vision.depth,
+            "num_attention_heads": vision.num_heads,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "layer_norm_eps": vision.norm_eps,
+            "hidden_act": "gelu_pytorch_tanh",
+            "num_image_tokens": vision.num_tokens,
+            "projection_dim": language.width,
+            "vision_use_head": False,
+            "torch_dtype": dtype,
+        },
+    }

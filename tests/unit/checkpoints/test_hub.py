@@ -1,0 +1,150 @@
+"""The hub behind a fake: what is asked of the library, and its errors turned into advice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import errors
+
+from heliodor.checkpoints import hub, open_checkpoint
+from heliodor.errors import ConfigError, HubError, InputError
+
+httpx = pytest.importorskip(errors.HfHubHTTPError.__bases__[0].__module__.split(".")[0])
+NAME = "google/paligemma-3b-mix-224"
+
+
+def answered(kind: type[errors.HfHubHTTPError], status: int) -> errors.HfHubHTTPError:
+    """The library's own exception, as it makes it from an answer of the server."""
+    request = httpx.Request("GET", "https://hub.invalid/api")
+    return kind("the server said no", response=httpx.Response(status, request=request))
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, outcome: Exception | str) -> dict[str, Any]:
+    """Replace the download by one that fails or succeeds as told -> the arguments it was given."""
+    given: dict[str, Any] = {}
+
+    def snapshot_download(repo_id: str, **options: Any) -> str:
+        given.update(options, repo_id=repo_id)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return given
+
+
+def test_only_the_files_of_a_model_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = fake(monkeypatch, str(tmp_path))
+    folder = hub.resolve(NAME, revision="bfloat16", token="t", cache=tmp_path / "c", offline=True)
+    assert folder == tmp_path
+    patterns = given.pop("allow_patterns")
+    assert given == {
+        "repo_id": NAME,
+        "revision": "bfloat16",
+        "token": "t",
+        "cache_dir": tmp_path / "c",
+        "local_files_only": True,
+    }
+    published = [
+        *("config.json", "generation_config.json", "preprocessor_config.json"),
+        *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
+        *("added_tokens.json", "model.safetensors.index.json"),
+        *(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)),
+    ]
+    others = [
+        "README.md",
+        ".gitattributes",
+        "pytorch_model.bin",
+        "adapter_model.safetensors",
+        "a.gguf",
+    ]
+    kept = list(
+        huggingface_hub.utils.filter_repo_objects([*published, *others], allow_patterns=patterns)
+    )
+    assert kept == published
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (
+            answered(errors.GatedRepoError, 403),
+            rf"is gated: accept its licence at https://\S+/{NAME}, .*hf auth login.*HF_TOKEN",
+        ),
+        (answered(errors.RepositoryNotFoundError, 401), r"does not exist, or is private.*HF_TOKEN"),
+        (answered(errors.RevisionNotFoundError, 404), "no revision 'v9'.*tree/main"),
+        (answered(errors.HfHubHTTPError, 500), "the hub refused .*the server said no"),
+        (errors.LocalEntryNotFoundError("no"), "not in the cache and the hub cannot be reached"),
+        (errors.OfflineModeIsEnabled("no"), "not in the cache and the hub cannot be reached"),
+        (errors.HFValidationError("bad id"), "is no hub id"),
+        (httpx.ConnectError("name not known"), "downloading .* failed: name not known"),
+        (httpx.ReadTimeout("slow\nvery"), "downloading .* failed: slow$"),
+        (OSError(28, "No space left on device"), "failed: .*No space left on device"),
+    ],
+)
+def test_each_failure_is_one_hub_error_with_advice(
+    monkeypatch: pytest.MonkeyPatch, outcome: Exception, message: str
+) -> None:
+    fake(monkeypatch, outcome)
+    with pytest.raises(HubError, match=message):
+        hub.resolve(NAME, revision="v9")
+
+
+def test_the_real_library_offline_and_without_cache_is_a_hub_error(tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="not in the cache"):
+        hub.resolve(NAME, cache=tmp_path)
+
+
+def test_the_real_library_refuses_a_bad_id(tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="is no hub id"):
+        hub.resolve("a..b/c--d", cache=tmp_path)
+
+
+def test_a_folder_counts_before_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake(monkeypatch, AssertionError("the hub was asked"))
+    (tmp_path / "google" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    found = open_checkpoint("google/model")
+    assert found.folder == Path("google/model")
+    with pytest.raises(InputError, match="is a folder, which has no revision 'v1'"):
+        open_checkpoint("google/model", revision="v1")
+
+
+def test_an_id_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = fake(monkeypatch, str(tmp_path))
+    found = open_checkpoint(NAME, revision="float16")
+    assert (found.folder, found.source) == (tmp_path, NAME)
+    assert (given["repo_id"], given["revision"]) == (NAME, "float16")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("pt_224.npz", r"big_vision's \.npz files cannot be read yet"),
+        ("no-such-folder", "does not exist; expected a folder, or a hub id"),
+        ("a/b/c", "does not exist"),
+        ("./a/b", "does not exist"),
+        ("../b", "does not exist"),
+        ("", "name is 0 letters long"),
+        ("x" * 5000, "name is 5000 letters long"),
+        (Path("google/absent"), "does not exist"),
+    ],
+)
+def test_what_is_neither_folder_nor_id_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str | Path, message: str
+) -> None:
+    fake(monkeypatch, AssertionError("the hub was asked"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        open_checkpoint(source)
+
+
+def test_a_weights_file_points_to_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="is a file; give the folder"):
+        open_checkpoint(tmp_path / "model.safetensors")
