@@ -175,7 +175,8 @@ def _bricks(rng: np.random.Generator, size: int) -> Pixels:
     wall = ((x % 1.0) > joint * height / width) & ((y / height) % 1.0 > joint)
     tone = rng.random((64, 64), np.float32)[row.astype(int) % 64, np.floor(x).astype(int) % 64]
     mortar, brick = _pair(rng)
-    return _blend(mortar, brick, wall.astype(np.float32) * (0.7 + 0.3 * tone))
+    share = wall.astype(np.float32) * (np.float32(0.7) + np.float32(0.3) * tone)
+    return _blend(mortar, brick, share.astype(np.float32))
 
 
 def _sky_and_ground(rng: np.random.Generator, size: int) -> Pixels:
@@ -190,7 +191,8 @@ def _sky_and_ground(rng: np.random.Generator, size: int) -> Pixels:
     shade = 0.35 * _cloudy(rng, size) + 0.3 * fade
     hills = horizon + (_cloudy(rng, size, 2)[0] - 0.5) * rng.uniform(0, 0.15) * size
     below = np.arange(size, dtype=np.float32)[:, None] > hills
-    return np.where(below[..., None], _blend(ground, ground * 0.5, shade), pixels)
+    soil = _blend(ground, ground * np.float32(0.5), shade.astype(np.float32))
+    return np.where(below[..., None], soil, pixels)
 
 
 def _clutter(rng: np.random.Generator, size: int) -> Pixels:

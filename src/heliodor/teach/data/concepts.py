@@ -51,6 +51,11 @@ PLURALS = {
     "volcano": "volcanoes",
 }
 
+# English names that are plural although there is one of it: "where are the scissors?"
+_PLURAL_NAMES = frozenset(
+    ("books", "cherries", "french fries", "glasses", "gloves", "grapes", "headphones", "jeans")
+) | frozenset(("pancakes", "scissors", "socks"))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Concept:
@@ -87,6 +92,11 @@ class Concept:
         if name.endswith("y") and name[-2] not in "aeiou":
             return name[:-1] + "ies"
         return name + "s"
+
+    @property
+    def verb(self) -> str:
+        """What its English name goes with: "is" or "are"."""
+        return "are" if self.name in _PLURAL_NAMES else "is"
 
     def in_language(self, language: str) -> str:
         """Its name in a language.

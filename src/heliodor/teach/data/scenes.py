@@ -7,6 +7,7 @@ hides too much of a thing is thrown away: whatever is in a scene is labelled.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from io import BytesIO
 
@@ -92,9 +93,9 @@ def render_scene(
     """
     concepts = choose_concepts(rng, split, available(styles))
     ground, ground_colour = background(rng, size)
-    low, high = _SIDES[len(concepts) - 1]
+    low, high = (math.log(side * size / 224) for side in _SIDES[len(concepts) - 1])
     looks = [
-        replace(look, side=size / 224 * float(np.exp(rng.uniform(np.log(low), np.log(high)))))
+        replace(look, side=math.exp(rng.uniform(low, high)))
         for look in choose_looks(rng, concepts, styles, ground_colour)
     ]
     overlap = 0.4 if rng.random() < _CROWDED else 0.06
@@ -156,7 +157,8 @@ def _cast_shadow(canvas: Image.Image, item: Drawn, shift: tuple[float, float]) -
 
 def _thing(item: Drawn) -> Thing:
     """The label of a placed thing."""
-    rows, columns = item.mask.any(axis=1).nonzero()[0], item.mask.any(axis=0).nonzero()[0]
+    rows = np.flatnonzero(np.count_nonzero(item.mask, axis=1))
+    columns = np.flatnonzero(np.count_nonzero(item.mask, axis=0))
     return Thing(
         concept=item.look.concept,
         style=item.look.style,
