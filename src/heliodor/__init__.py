@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from heliodor import errors
     from heliodor.errors import HeliodorError
     from heliodor.generation import Beam, Greedy, Temperature, TopK, TopP
-    from heliodor.see.boxes import Box, Detections, Segments
-    from heliodor.see.vlm import Answer, Generation, VisionLanguageModel, load
+    from heliodor.see.answers import Answer, Box, Detections, Segment, Segments
+    from heliodor.see.vlm import Generation, VisionLanguageModel, load
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ __all__ = [
     "Generation",
     "Greedy",
     "HeliodorError",
+    "Segment",
     "Segments",
     "Temperature",
     "TopK",
@@ -40,14 +41,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "Answer": "heliodor.see.vlm",
+    "Answer": "heliodor.see.answers",
     "Beam": "heliodor.generation",
-    "Box": "heliodor.see.boxes",
-    "Detections": "heliodor.see.boxes",
+    "Box": "heliodor.see.answers",
+    "Detections": "heliodor.see.answers",
     "Generation": "heliodor.see.vlm",
     "Greedy": "heliodor.generation",
     "HeliodorError": "heliodor.errors",
-    "Segments": "heliodor.see.boxes",
+    "Segment": "heliodor.see.answers",
+    "Segments": "heliodor.see.answers",
     "Temperature": "heliodor.generation",
     "TopK": "heliodor.generation",
     "TopP": "heliodor.generation",

@@ -1,98 +1,18 @@
-"""The command line, over a model that answers from a script: what is printed, written, returned."""
+"""The command line over a model that answers from a script: what is printed and returned."""
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from PIL import Image
 
 import heliodor
 from heliodor.cli.main import COMMANDS, main
-from heliodor.errors import CheckpointError, KeyMismatchError, PromptError
-
-
-@dataclass(frozen=True)
-class Said:
-    text: str
-    score: float = 0.5
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"text": self.text, "score": self.score}
-
-
-class Found(list[SimpleNamespace]):
-    def to_dict(self) -> dict[str, Any]:
-        return {"boxes": [{"label": box.label, "xyxy": list(box.xyxy)} for box in self]}
-
-    def draw(self, picture: Image.Image) -> Image.Image:
-        drawn = picture.copy()
-        for box in self:
-            x0, y0, x1, y1 = (int(edge) for edge in box.xyxy)
-            drawn.paste((255, 0, 0), (x0, y0, x1, y1))
-        return drawn
-
-
-class FakeModel:
-    """Answers with the size of what it was shown, so that a test sees which picture arrived."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def encode_image(self, image: Image.Image) -> Image.Image:
-        return image
-
-    def caption(self, image: Image.Image, lang: str = "en") -> Said:
-        if lang == "xx":
-            raise PromptError("no language 'xx'")
-        return Said(f"{image.width}x{image.height} {lang}")
-
-    def ask(self, image: Image.Image, question: str, lang: str = "en") -> Said:
-        return Said(f"{question} {lang}")
-
-    def read(self, image: Image.Image) -> Said:
-        return Said("OPEN\nDAILY")
-
-    def detect(self, image: Image.Image, labels: str) -> Found:
-        first = labels.partition(" ; ")[0]
-        return Found([SimpleNamespace(label=first, score=0.25, xyxy=(1.0, 2.0, 5.0, 6.0))])
-
-    def segment(self, image: Image.Image, labels: str) -> Found:
-        return self.detect(image, labels)
-
-    def save(self, path: Path, format: str, dtype: str | None) -> None:
-        path.mkdir()
-        (path / "config.json").write_text(f"{format} {dtype}")
-        self.calls.append((format, dtype))
-
-
-@pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
-    fake = FakeModel()
-    fake.loaded = []  # pyright: ignore[reportAttributeAccessIssue]
-
-    def load(source: str, **options: str) -> FakeModel:
-        fake.loaded.append((source, options))  # pyright: ignore[reportAttributeAccessIssue]
-        return fake
-
-    monkeypatch.setitem(vars(heliodor), "load", load)
-    return fake
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Callable[..., str]:
-    def make(width: int = 12, height: int = 8, name: str = "picture.png") -> str:
-        Image.new("RGB", (width, height), (0, 0, 255)).save(tmp_path / name)
-        return str(tmp_path / name)
-
-    return make
+from heliodor.errors import CheckpointError, KeyMismatchError
 
 
 def lines(text: str) -> list[str]:
@@ -182,42 +102,6 @@ class TestModelOptions:
         assert len(model.loaded) == 1
 
 
-class TestConvert:
-    def test_the_target_is_written_whole(self, model, tmp_path):
-        target = tmp_path / "out"
-        words = [
-            "convert",
-            "tiny",
-            str(target),
-            "--format",
-            "transformers",
-            "--save-dtype",
-            "bfloat16",
-        ]
-        assert main(words) == 0
-        assert (target / "config.json").read_text() == "transformers bfloat16"
-        assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-    def test_a_failed_save_leaves_nothing(self, model, tmp_path, monkeypatch):
-        def save(path: Path, **_: Any) -> None:
-            path.mkdir()
-            (path / "half").write_text("half")
-            raise CheckpointError("disk full")
-
-        monkeypatch.setattr(model, "save", save)
-        assert main(["convert", "tiny", str(tmp_path / "out")]) == 1
-        assert list(tmp_path.iterdir()) == []
-
-    def test_an_existing_target_is_left_alone(self, model, tmp_path, capsys):
-        (tmp_path / "out").write_text("mine")
-        with pytest.raises(SystemExit) as leaving:
-            main(["convert", "tiny", str(tmp_path / "out")])
-        assert leaving.value.code == 2
-        assert "exists" in capsys.readouterr().err
-        assert (tmp_path / "out").read_text() == "mine"
-        assert model.loaded == []
-
-
 class TestErrors:
     def test_a_long_message_becomes_one_line(self, picture, capsys, monkeypatch):
         def load(source: str) -> None:
@@ -291,16 +175,20 @@ class TestErrors:
         assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
-def test_version_names_what_heliodor_runs_on(capsys):
-    assert main(["version", "--json"]) == 0
-    versions = json.loads(capsys.readouterr().out)
-    assert versions["heliodor"] == heliodor.__version__
-    assert versions["torch"].startswith("2.")
-
-
 def test_a_reader_that_leaves_early_is_no_traceback(model, picture, monkeypatch):
     read_end, write_end = os.pipe()
     os.close(read_end)
     with os.fdopen(write_end, "w") as stdout:
         monkeypatch.setattr("sys.stdout", stdout)
         assert main(["caption", picture()]) == 1
+
+
+def test_the_scripted_model_takes_what_the_real_one_takes(model):
+    """Otherwise the tests of this folder would hold the command line to the wrong calls."""
+    methods = [name for name in vars(type(model)) if not name.startswith("_")]
+    assert "caption" in methods
+    for name in methods:
+        real = inspect.signature(getattr(heliodor.VisionLanguageModel, name)).parameters
+        fake = inspect.signature(getattr(model, name)).parameters.values()
+        named = [each.name for each in fake if each.kind is not each.VAR_KEYWORD]
+        assert [each for each in named if each not in real] == [], name

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-MIN_WIDTH = 448  # pixels: smaller pictures are enlarged, so that the words under them can be read
-LINE = 20  # pixels of height for a line of words
-INK, PAPER = (32, 32, 32), (250, 250, 248)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -47,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the model each bundled picture."""
+    from heliodor.see.overlay import write_below
+
     out = Path(args.out)
     pages = _pages()
     model = load_model(args)
@@ -57,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         answers, drawn = show(model, picture, steps)
         seconds = (time.perf_counter() - started) / max(len(steps), 1)
         path = out / Path(name).with_suffix(".png").name
-        save_picture(caption_below(drawn, [f"{asked} → {said}" for asked, said in answers]), path)
+        save_picture(write_below(drawn, [f"{asked} → {said}" for asked, said in answers]), path)
         if args.json:
             emit({"image": str(path), "answers": [{"asked": a, "said": s} for a, s in answers]})
             continue
@@ -106,22 +103,6 @@ def show(
             case other:
                 raise DataError(f"demo.json asks for the task {other!r}, which the demo has not")
     return answers, drawn
-
-
-def caption_below(picture: Image, lines: list[str]) -> Image:
-    """The picture, enlarged by a whole number if small, with the lines written under it."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    scale = -(-MIN_WIDTH // picture.width)
-    picture = picture.resize((picture.width * scale, picture.height * scale))
-    rows = [row for line in lines for row in textwrap.wrap(line, picture.width // 8)]
-    page = Image.new("RGB", (picture.width, picture.height + LINE * len(rows) + LINE), PAPER)
-    page.paste(picture, (0, 0))
-    pen = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=14)
-    for index, row in enumerate(rows):
-        pen.text((10, picture.height + LINE // 2 + LINE * index), row, fill=INK, font=font)
-    return page
 
 
 def _room() -> Path:

@@ -21,7 +21,7 @@ from heliodor.cli.output import for_each_picture, picture_target, save_picture
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from heliodor.see.boxes import Box, Detections, Segments
+    from heliodor.see.answers import Box, Detections, Segments
     from heliodor.see.vlm import VisionLanguageModel
 
 __all__ = ["add_arguments", "add_finding", "find", "run"]
