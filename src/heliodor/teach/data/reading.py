@@ -8,6 +8,7 @@ wrapped and words are dropped.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -27,6 +28,7 @@ MIN_FONT_SIZE = 11
 
 _MARGIN = 4
 _PAD = 3  # clear pixels kept around a block of text, so that turning and softening cut nothing
+_PITCH = 1.25  # most distance of two lines, in font sizes
 _PROBE = 32  # the font size at which a line is measured before its own size is known
 
 
@@ -112,14 +114,15 @@ def draw_reading(
     angle = rng.normal(0, 1.3) if rng.random() < 0.5 else 0.0
     plated = rng.random() < 0.22
     room = size - 2 * _MARGIN - (size // 12 if plated else 0)
-    lines, font_size = _fit(rng, words, face, room)
+    lines, largest = _fit(rng, words, face, room)
+    font_size = int(rng.integers(max(MIN_FONT_SIZE, int(0.6 * largest)), largest + 1))
     while True:
         turned = _turn(_set(rng, lines, face, font_size, plated=plated), np.clip(angle, -3, 3))
         if max(turned.ink.size) <= size - 2:
             break
-        font_size = max(font_size - 1, MIN_FONT_SIZE)
-        if font_size == MIN_FONT_SIZE:  # bare and level lines of this size do fit
-            angle, plated = 0.0, False
+        font_size -= 1
+        if font_size < MIN_FONT_SIZE:
+            font_size, angle, plated = largest, 0.0, False  # which is known to fit
     surroundings = surface(rng, size, size)
     image, ink = _place(rng, turned, surroundings.pixels, surroundings.tones)
     image = wear(rng, image, font_size=font_size)
@@ -170,46 +173,51 @@ def _wrap(words: tuple[str, ...], count: int) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _extent(lines: tuple[str, ...], face: Face, font_size: int) -> float:
+    """The longer side, in pixels, of the ink of `lines` at `font_size`, widely spaced."""
+    boxes = [font(face.path, font_size).getbbox(line, anchor="ls") for line in lines]
+    width = max(box[2] for box in boxes) - min(box[0] for box in boxes)
+    ink_height = max(box[3] for box in boxes) - min(box[1] for box in boxes)
+    return max(width, ink_height + (len(lines) - 1) * ceil(_PITCH * font_size))
+
+
 def _largest_size(lines: tuple[str, ...], face: Face, room: int) -> int:
-    """The largest font size at which `lines` fit a square of `room` pixels."""
-    probe = font(face.path, _PROBE)
-    widest = max(probe.getlength(line) for line in lines)
-    return int(min(_PROBE * room / widest, room / (1.25 * len(lines))))
+    """The largest font size, a quarter of `room` at most, at which `lines` fit in its square."""
+    in_proportion = int(_PROBE * room / _extent(lines, face, _PROBE))
+    largest = min(in_proportion, max(room // 4, MIN_FONT_SIZE + 1))
+    while largest > MIN_FONT_SIZE and _extent(lines, face, largest) > room:
+        largest -= 1  # small letters are set on whole pixels and run wider than in proportion
+    return largest
 
 
 def _fit(rng: Rng, words: tuple[str, ...], face: Face, room: int) -> tuple[tuple[str, ...], int]:
-    """Lines and a font size that fit `room`; wraps, then drops words, to stay legible.
-
-    The size is at least one above `MIN_FONT_SIZE`, which leaves a step for turning and plates.
-    """
+    """Lines, and a legible font size at which they fit `room`: wraps, then drops words."""
     count = 1 if rng.random() < 0.5 else int(rng.integers(2, 4))
     while True:
         lines = _wrap(words, count)
         largest = _largest_size(lines, face, room)
-        if largest >= MIN_FONT_SIZE + 1:
-            break
+        if largest > MIN_FONT_SIZE:
+            return lines, largest
         if count < 3 and len(words) > count:
             count += 1
         elif len(words) > 1:
-            words = words[:-1]
+            words, count = words[:-1], 1
         else:
             words = tuple(word[:-1] for word in words)
-    smallest = max(MIN_FONT_SIZE + 1, int(0.6 * largest))
-    drawn = int(rng.integers(smallest, largest + 1))
-    return lines, max(MIN_FONT_SIZE + 1, min(drawn, room // 4))
 
 
 def _set(rng: Rng, lines: tuple[str, ...], face: Face, font_size: int, *, plated: bool) -> _Block:
     """The lines as a mask, one under another, with a plate behind them if asked."""
     typeface = font(face.path, font_size)
-    pitch = round(font_size * rng.uniform(1.1, 1.3))
+    pitch = round(font_size * rng.uniform(1.05, _PITCH))
     boxes = [typeface.getbbox(line, anchor="ls") for line in lines]
     left = min(box[0] for box in boxes)
-    width = int(np.ceil(max(box[2] for box in boxes) - left))
+    width = ceil(max(box[2] for box in boxes) - left)
     top = min(box[1] + pitch * row for row, box in enumerate(boxes))
     bottom = max(box[3] + pitch * row for row, box in enumerate(boxes))
     gap = _PAD + (font_size // 3 if plated else 0)
-    canvas = (width + 2 * gap, int(np.ceil(bottom - top)) + 2 * gap)
+    foot = font_size if plated and rng.random() < 0.3 else 0
+    canvas = (width + 2 * gap, ceil(bottom - top) + 2 * gap + foot)
     ink = Image.new("L", canvas)
     draw = ImageDraw.Draw(ink)
     align = pick(rng, (0.0, 0.5, 0.5, 1.0))
@@ -219,13 +227,31 @@ def _set(rng: Rng, lines: tuple[str, ...], face: Face, font_size: int, *, plated
         draw.text((start, gap - top + pitch * row), line, 255, typeface, anchor="ls")
     if not plated:
         return _Block(ink=ink, plate=None, rim=None)
+    plate, rim = _plate(rng, canvas, font_size)
+    if foot:
+        _arrow(rng, rim, middle=canvas[1] - gap - foot // 2 + 1, height=foot * 2 // 3)
+    return _Block(ink=ink, plate=plate, rim=rim)
+
+
+def _plate(rng: Rng, canvas: tuple[int, int], font_size: int) -> tuple[Image.Image, Image.Image]:
+    """A rounded plate that fills the canvas, and its rim (which may be empty), as masks."""
     shape = (1, 1, canvas[0] - 2, canvas[1] - 2)
     radius = int(rng.integers(0, max(2, font_size // 2)))
     plate, rim = Image.new("L", canvas), Image.new("L", canvas)
     ImageDraw.Draw(plate).rounded_rectangle(shape, radius, fill=255)
     if rng.random() < 0.6:
         ImageDraw.Draw(rim).rounded_rectangle(shape, radius, outline=255, width=1 + font_size // 24)
-    return _Block(ink=ink, plate=plate, rim=rim)
+    return plate, rim
+
+
+def _arrow(rng: Rng, mask: Image.Image, *, middle: int, height: int) -> None:
+    """Adds an arrow to the left or right, centred on the row `middle`."""
+    half, reach, x = height / 2, 1.4 * height, mask.width / 2
+    way = pick(rng, (-1, 1))
+    tip, neck, tail = x + way * reach / 2, x + way * (reach / 2 - half), x - way * reach / 2
+    draw = ImageDraw.Draw(mask)
+    draw.polygon([(tip, middle), (neck, middle - half), (neck, middle + half)], fill=255)
+    draw.line([(tail, middle), (neck, middle)], fill=255, width=max(2, height // 4))
 
 
 def _turn(block: _Block, angle: float) -> _Block:
