@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heliodor import zoo
 from heliodor.cli.options import add_json, add_model, load_model, read_picture
 from heliodor.cli.output import emit, save_picture
 from heliodor.errors import DataError
@@ -106,7 +106,7 @@ def show(
 
 
 def _room() -> Path:
-    return Path(str(files("heliodor"))) / "zoo" / "demo"
+    return Path(zoo.__file__).parent / "demo"
 
 
 def _pages() -> list[tuple[str, list[dict[str, Any]]]]:

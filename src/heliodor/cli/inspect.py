@@ -12,15 +12,17 @@ import argparse
 import dataclasses
 import math
 from collections import Counter
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from heliodor import zoo
 from heliodor.cli.options import add_json
 from heliodor.cli.output import emit
 from heliodor.errors import TokenizerError
 
 __all__ = ["add_arguments", "describe", "run"]
+
+ZOO = Path(zoo.__file__).parent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +70,7 @@ def describe(source: str, revision: str | None = None) -> dict[str, Any]:
     from heliodor.checkpoints import open_checkpoint
     from heliodor.checkpoints.tensors import open_tensors
 
-    shipped = Path(str(files("heliodor"))) / "zoo" / source
+    shipped = ZOO / source
     place = shipped if source.isidentifier() and shipped.is_dir() else source
     checkpoint = open_checkpoint(place, revision=revision)
     config = checkpoint.config()
