@@ -1,0 +1,1 @@
+"""Seeing: what goes into a vision-language model in words, and what comes back."""
