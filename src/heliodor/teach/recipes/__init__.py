@@ -1,0 +1,28 @@
+"""Training runs, one a file: each docstring gives the command, the cost and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from heliodor.teach.recipes.siglip import TinySiglip
+from heliodor.teach.recipes.tiny import HIGH, LOW, MIX, TinyStage
+
+__all__ = ["RECIPES", "Recipe"]
+
+
+class Recipe(Protocol):
+    """A run with a name."""
+
+    def run(self, workdir: Path, overrides: Mapping[str, str], *, resume: bool) -> None:
+        """Train in ``workdir``."""
+        ...
+
+
+RECIPES: dict[str, Recipe] = {
+    "tiny-siglip": TinySiglip(),
+    "tiny-low": TinyStage(settings=LOW),
+    "tiny-high": TinyStage(settings=HIGH),
+    "tiny-mix": TinyStage(settings=MIX),
+}
