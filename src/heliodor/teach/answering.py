@@ -1,0 +1,88 @@
+"""PaliGemma training: pictures, prompts and the answers to them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heliodor.generation import Greedy, Plan, generate
+from heliodor.models.paligemma import PaliGemma
+from heliodor.teach.data.collate import Batch, Rows, collate
+from heliodor.teach.data.example import Example
+from heliodor.teach.losses import row_losses, suffix_weights
+from heliodor.teach.pairing import pixels_in
+from heliodor.text import Tokenizer
+
+Source = Callable[[np.random.Generator], Example]
+"""Draws one example."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerObjective:
+    """Cross entropy of the answers, mean over rows of the mean over a row's tokens.
+
+    Attributes:
+        model: the network that learns.
+        tokenizer: ids of words.
+        sources: where examples come from, with the share of pictures each gives.
+        images: pictures of a batch.
+        seed: of the whole run.
+        shown: examples whose answers are shown while the run lasts.
+    """
+
+    model: PaliGemma
+    tokenizer: Tokenizer
+    sources: Sequence[tuple[float, Source]]
+    images: int
+    seed: int
+    shown: Sequence[Example] = ()
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
+        rng = np.random.default_rng([self.seed, step])
+        shares = np.array([share for share, _ in self.sources])
+        picked = rng.choice(len(shares), size=self.images, p=shares / shares.sum())
+        examples = [self.sources[int(index)][1](rng) for index in picked]
+        return collate(examples, self.tokenizer)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float]]:
+        """Loss, and the mean loss of each task's rows."""
+        features = self.model.encode_images(pixels_in(batch.pixels))
+        parts: list[Tensor] = []
+        by_task: dict[str, list[float]] = defaultdict(list)
+        for rows in batch.groups:
+            losses = self._row_losses(features, rows)
+            parts.append(losses)
+            for task, value in zip(rows.tasks, losses.detach().tolist(), strict=True):
+                by_task[task].append(value)
+        loss = torch.cat(parts).mean()
+        return loss, {task: sum(v) / len(v) for task, v in sorted(by_task.items())}
+
+    def _row_losses(self, features: Tensor, rows: Rows) -> Tensor:
+        hidden = self.model.hidden(rows.tokens, features[rows.image], rows.prefix)
+        weights = suffix_weights(rows.length, rows.prefix, rows.tokens.shape[1])
+        targets = rows.tokens.roll(-1, dims=1)[weights]
+        logits = self.model.language.logits(hidden[weights])
+        return row_losses(logits, targets, weights)
+
+    @torch.no_grad()
+    def samples(self) -> list[str]:
+        """What the model now answers to ``shown``, beside the truth."""
+        lines: list[str] = []
+        for example in self.shown:
+            pixels = pixels_in(torch.from_numpy(example.image.copy())[None])
+            features = self.model.encode_images(pixels)
+            for turn in example.turns:
+                tokens = torch.tensor([self.tokenizer.encode_prefix(turn.prompt)])
+                valid = torch.ones_like(tokens, dtype=torch.bool)
+                logits, cache = self.model.prefill(tokens, features, valid)
+                plan = Plan(sampler=Greedy(), max_new_tokens=64, stop=frozenset({self.tokenizer.eos}))
+                (answer,) = generate(self.model, logits, cache, plan)
+                said = self.tokenizer.decode(answer.tokens)
+                lines.append(f"{turn.prompt} -> {said} | {turn.suffix}")
+        return lines

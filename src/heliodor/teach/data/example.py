@@ -1,0 +1,38 @@
+"""What every data set is turned into: a picture and the turns it is trained or asked on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+TASKS = ("caption", "ask", "detect", "segment", "read", "document")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One prompt and the answer to learn.
+
+    Attributes:
+        task: one of ``TASKS``.
+        prompt: the words before the newline.
+        suffix: the words to predict, without ``<eos>``.
+    """
+
+    task: str
+    prompt: str
+    suffix: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A picture with one or more turns; they share the image tower's work.
+
+    Attributes:
+        image: uint8 [H W 3].
+        turns: at least one.
+    """
+
+    image: NDArray[np.uint8]
+    turns: tuple[Turn, ...]

@@ -1,0 +1,111 @@
+"""Where training examples come from: one source a kind of picture, each a function of its chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from heliodor.checkpoints.maskcodec import read_mask_codec
+from heliodor.models.maskcodec import MaskCodec
+from heliodor.see.masks import encode_masks
+from heliodor.teach.data.artwork import TRAIN_STYLES
+from heliodor.teach.data.documents import document_example
+from heliodor.teach.data.example import Example, Turn
+from heliodor.teach.data.questions import Question, TaskMix, complete_segment, sample_questions
+from heliodor.teach.data.reading import PROMPT, read_example
+from heliodor.teach.data.scenes import Scene, render_scene, render_single
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneSource:
+    """Things on a ground, with questions about them.
+
+    Attributes:
+        size: side of the picture in pixels.
+        turns: questions about each picture.
+        codec: file of the mask codec; needed if ``mix`` draws "segment".
+        mix: how often each task, kind and language is asked.
+        styles: artwork to draw from.
+        close: share of pictures that show one thing close up.
+    """
+
+    size: int
+    turns: int
+    codec: Path | None = None
+    mix: TaskMix = field(default_factory=TaskMix)
+    styles: tuple[str, ...] = TRAIN_STYLES
+    close: float = 0.0
+
+    def __call__(self, rng: np.random.Generator) -> Example:
+        """Draw one picture and its questions."""
+        if rng.random() < self.close:
+            scene = render_single(rng, size=self.size, styles=self.styles)
+        else:
+            scene = render_scene(rng, size=self.size, styles=self.styles)
+        asked = sample_questions(rng, scene, self.turns, self.mix)
+        return Example(image=scene.image, turns=tuple(self._turn(scene, q) for q in asked))
+
+    def _turn(self, scene: Scene, question: Question) -> Turn:
+        if question.task == "segment" and self.codec is not None:
+            question = coded(scene, question, _codec(self.codec))
+        return Turn(task=question.task, prompt=question.prompt, suffix=question.suffix)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadingSource:
+    """Lines of text to read.
+
+    Attributes:
+        size: side of the picture in pixels.
+        max_words: most words of a line.
+        max_characters: most characters of a line; None for what the size allows.
+    """
+
+    size: int
+    max_words: int = 5
+    max_characters: int | None = None
+
+    def __call__(self, rng: np.random.Generator) -> Example:
+        """Draw one line."""
+        image, text = read_example(
+            rng, size=self.size, max_words=self.max_words, max_characters=self.max_characters
+        )
+        return Example(image=image, turns=(Turn(task="read", prompt=PROMPT, suffix=text),))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentSource:
+    """Receipts, signs, tables, charts and cards, with questions about them.
+
+    Attributes:
+        size: side of the picture in pixels.
+        turns: most questions about each picture.
+    """
+
+    size: int
+    turns: int
+
+    def __call__(self, rng: np.random.Generator) -> Example:
+        """Draw one document and its questions."""
+        document = document_example(rng, size=self.size)
+        order = rng.permutation(len(document.questions))[: self.turns]
+        asked = [document.questions[int(index)] for index in order]
+        turns = tuple(Turn(task="document", prompt=p, suffix=a) for p, a in asked)
+        return Example(image=document.image, turns=turns)
+
+
+def coded(scene: Scene, question: Question, codec: MaskCodec) -> Question:
+    """A segment question with the codes of its masks filled in."""
+    things = [scene.things[index] for index in question.things]
+    if not things:
+        return complete_segment(question, [])
+    codes = encode_masks(codec, [t.mask for t in things], [t.box for t in things])
+    return complete_segment(question, codes.tolist())
+
+
+@cache
+def _codec(path: Path) -> MaskCodec:
+    return read_mask_codec(path)

@@ -1,0 +1,103 @@
+"""The image tower's first lessons: SigLIP on pictures of one thing, then on scenes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from heliodor.checkpoints.positions import resize_positions
+from heliodor.errors import TrainingError
+from heliodor.models.pair import SiglipPair, SiglipPairConfig, SiglipTextConfig
+from heliodor.models.presets import TINY_VISION
+from heliodor.teach.init import initialise
+from heliodor.teach.loop import Run, train
+from heliodor.teach.optim import AdamConfig, Schedule
+from heliodor.teach.pairing import PairObjective
+from heliodor.teach.recipes.settings import override
+from heliodor.text import Tokenizer
+from heliodor.zoo import TOKENIZER
+
+TEXT = SiglipTextConfig(
+    vocab_size=2560, length=12, width=256, depth=2, num_heads=4, mlp_width=512
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiglipSettings:
+    """Numbers of the run; the second stage is ``scene_*``."""
+
+    steps: int = 450
+    images: int = 256
+    size: int = 64
+    rate: float = 1e-3
+    scene_steps: int = 150
+    scene_images: int = 128
+    scene_size: int = 112
+    scene_rate: float = 5e-4
+    seed: int = 1
+
+
+class TinySiglip:
+    """Train tiny's image tower as one half of a SigLIP pair.
+
+    450 steps of 256 pictures of one thing at 64 pixels, then 150 steps of 128 scenes at 112.
+    """
+
+    def run(self, workdir: Path, overrides: Mapping[str, str], *, resume: bool) -> None:
+        """Train both stages in ``workdir``; the last state of ``scenes`` is the result."""
+        settings = override(SiglipSettings(), overrides)
+        start_fresh(workdir, resume=resume)
+        first = stage(settings, size=settings.size, scenes=False)
+        train(first[0], first[1], workdir / "singles")
+        second = stage(settings, size=settings.scene_size, scenes=True)
+        carry(first[1].model.state_dict(), second[1].model)
+        train(second[0], second[1], workdir / "scenes")
+
+
+def stage(settings: SiglipSettings, *, size: int, scenes: bool) -> tuple[Run, PairObjective]:
+    """One stage: how long, and on what, with a fresh model."""
+    vision = replace(TINY_VISION, image_size=size)
+    model = SiglipPair(SiglipPairConfig(vision=vision, text=TEXT))
+    initialise(model, settings.seed)
+    images = settings.scene_images if scenes else settings.images
+    with torch.no_grad():  # the share of pairs that belong together; -10 is that of 32,768 pictures
+        model.logit_bias.fill_(-math.log(images))
+    objective = PairObjective(
+        model=model,
+        tokenizer=Tokenizer.from_file(TOKENIZER),
+        size=size,
+        images=images,
+        singles=0.0 if scenes else 1.0,
+        seed=settings.seed + int(scenes),
+    )
+    steps = settings.scene_steps if scenes else settings.steps
+    run = Run(
+        name="siglip scenes" if scenes else "siglip singles",
+        adam=AdamConfig(rate=settings.scene_rate if scenes else settings.rate, beta2=0.95),
+        schedule=Schedule(steps=steps, warmup=max(1, steps // 12), floor=0.05),
+        log_every=10,
+    )
+    return run, objective
+
+
+def carry(state: Mapping[str, Tensor], model: SiglipPair) -> None:
+    """Give a model the parameters of another whose pictures had another size."""
+    new = dict(state)
+    key = "vision.position"
+    new[key] = resize_positions(new[key], model.config.vision.num_tokens)
+    model.load_state_dict(new)
+
+
+def start_fresh(workdir: Path, *, resume: bool) -> None:
+    """Refuse to mix two runs in one folder unless told to go on.
+
+    Raises:
+        TrainingError: ``workdir`` holds states and ``resume`` is off.
+    """
+    if not resume and any(workdir.rglob("state-*.safetensors")):
+        raise TrainingError(f"{workdir} holds an earlier run: pass --resume, or another --workdir")
