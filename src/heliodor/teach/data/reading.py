@@ -18,7 +18,7 @@ from heliodor.teach.data.fonts import Face, TextSplit, faces, font
 from heliodor.teach.data.surfaces import Colour, ink_for, surface, tone, wear
 from heliodor.teach.data.words import lexicon_word, pick, reading_word
 
-__all__ = ["MIN_FONT_SIZE", "PROMPT", "Reading", "draw_reading", "read_example"]
+__all__ = ["MIN_FONT_SIZE", "PROMPT", "Reading", "draw_reading", "pick_face", "read_example"]
 
 Rng = np.random.Generator
 
@@ -109,7 +109,7 @@ def draw_reading(
             f"a reading of size {size}, {max_words} words and {most} characters cannot be drawn; "
             "size must be at least 32, max_words at least 1 and max_characters at least 2"
         )
-    face = _pick_face(rng, split)
+    face = pick_face(rng, split)
     words = _pick_words(rng, int(rng.integers(1, max_words + 1)), most)
     angle = rng.normal(0, 1.3) if rng.random() < 0.5 else 0.0
     plated = rng.random() < 0.22
@@ -136,10 +136,20 @@ def draw_reading(
     )
 
 
-def _pick_face(rng: Rng, split: TextSplit) -> Face:
-    """A face; families are equally likely, whatever the number of their faces."""
+def pick_face(rng: Rng, split: TextSplit, *, without: frozenset[str] = frozenset()) -> Face:
+    """A face; families are equally likely, whatever the number of their faces.
+
+    Args:
+        rng: the source of the choice.
+        split: whose faces.
+        without: families to leave out, if any other is installed.
+
+    Raises:
+        DataError: no training font is installed.
+    """
     available = faces(split)
-    family = pick(rng, tuple(dict.fromkeys(face.family for face in available)))
+    families = tuple(dict.fromkeys(face.family for face in available))
+    family = pick(rng, tuple(name for name in families if name not in without) or families)
     return pick(rng, tuple(face for face in available if face.family == family))
 
 

@@ -1,0 +1,295 @@
+"""Paints records, tables and charts on a page, in letters that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from heliodor.teach.data.figures import BarChart, Table
+from heliodor.teach.data.fonts import Face, font
+from heliodor.teach.data.records import Row
+from heliodor.teach.data.surfaces import Colour, ink_for, tone
+from heliodor.teach.data.words import pick
+
+__all__ = ["Look", "Page", "draw_look", "paint_chart", "paint_rows", "paint_table"]
+
+Rng = np.random.Generator
+
+_BAR_COLOURS: tuple[Colour, ...] = (
+    (66, 110, 180),
+    (200, 80, 60),
+    (80, 150, 90),
+    (150, 100, 170),
+    (220, 150, 50),
+    (90, 160, 180),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """How a page looks: its face, its colours, and the font sizes to try, largest first."""
+
+    face: Face
+    paper: Colour
+    ink: Colour
+    sizes: tuple[int, ...]
+
+    @property
+    def faint(self) -> Colour:
+        """A colour between paper and ink, for rules and grids."""
+        red, green, blue = ((2 * p + i) // 3 for p, i in zip(self.paper, self.ink, strict=True))
+        return (red, green, blue)
+
+    @property
+    def shade(self) -> Colour:
+        """The paper, slightly tinted with ink, for headers and bands."""
+        red, green, blue = ((9 * p + i) // 10 for p, i in zip(self.paper, self.ink, strict=True))
+        return (red, green, blue)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """A painted page (RGB) and the size of its smallest text, in pixels to the em."""
+
+    image: Image.Image
+    font_size: int
+
+
+def draw_look(rng: Rng, face: Face, size: int, *, signlike: bool) -> Look:
+    """A look for pictures of `size` pixels; signs may be dark, papers are light."""
+    paper = tone(rng, dark=bool(signlike and rng.random() < 0.5))
+    ink: Colour = (20, 20, 25) if not signlike and rng.random() < 0.6 else ink_for(rng, (paper,))
+    largest = int(rng.integers(13, 23)) * max(224, size) // 224
+    smallest = 11 * max(224, size) // 224
+    return Look(face=face, paper=paper, ink=ink, sizes=tuple(range(largest, smallest - 1, -1)))
+
+
+def _length(typeface: ImageFont.FreeTypeFont, text: str) -> int:
+    return ceil(typeface.getlength(text))
+
+
+def paint_rows(rng: Rng, look: Look, rows: Sequence[Row], room: int) -> Page | None:
+    """The rows on a page within `room` pixels square; None if they would not be legible."""
+    for font_size in look.sizes:
+        small = font(look.face.path, font_size)
+        large = font(look.face.path, font_size * 4 // 3)
+        margin, pitch = font_size * 2 // 3, round(1.4 * font_size)
+        needed = max(_row_width(row, large if row.heading else small) for row in rows)
+        width = needed + 2 * margin
+        heights = [_row_height(row, pitch) for row in rows]
+        height = sum(heights) + 2 * margin
+        if width > room or height > room:
+            continue
+        wide = int(rng.integers(width, min(room, width * 3 // 2) + 1))
+        image = Image.new("RGB", (wide, height), look.paper)
+        draw = ImageDraw.Draw(image)
+        dashed, dotted = rng.random() < 0.5, rng.random() < 0.3
+        top = margin
+        for row, row_height in zip(rows, heights, strict=True):
+            span = (margin, wide - margin)
+            if row.rule:
+                _rule(draw, look, span, top + row_height // 2, dashed=bool(dashed))
+            else:
+                typeface = large if row.heading else small
+                _row(
+                    draw, look, row, typeface, span, top + row_height * 3 // 4, dotted=bool(dotted)
+                )
+            top += row_height
+        if rng.random() < 0.3:
+            draw.rectangle((1, 1, wide - 2, height - 2), outline=look.ink)
+        return Page(image=image, font_size=font_size)
+    return None
+
+
+def _row_height(row: Row, pitch: int) -> int:
+    if row.rule:
+        return pitch // 2
+    return pitch * 4 // 3 if row.heading else pitch
+
+
+def _row_width(row: Row, typeface: ImageFont.FreeTypeFont) -> int:
+    gap = typeface.size if row.right else 0
+    arrow = 1.6 * typeface.size if row.arrow else 0
+    return _length(typeface, row.left) + _length(typeface, row.right) + ceil(gap + arrow)
+
+
+def _rule(
+    draw: ImageDraw.ImageDraw, look: Look, span: tuple[int, int], y: int, *, dashed: bool
+) -> None:
+    left, right = span
+    if not dashed:
+        draw.line([(left, y), (right, y)], fill=look.faint)
+        return
+    for x in range(left, right, 6):
+        draw.line([(x, y), (min(x + 3, right), y)], fill=look.ink)
+
+
+def _row(
+    draw: ImageDraw.ImageDraw,
+    look: Look,
+    row: Row,
+    typeface: ImageFont.FreeTypeFont,
+    span: tuple[int, int],
+    baseline: int,
+    *,
+    dotted: bool,
+) -> None:
+    """One row of text with its baseline at `baseline`."""
+    left, right = span
+    size = int(typeface.size)
+    if row.arrow:
+        _arrow(draw, look.ink, (left + size // 2, baseline - size // 3), size, row.arrow)
+        left += ceil(1.6 * size)
+    if not row.right and not row.arrow:
+        middle = (left + right) // 2
+        draw.text((middle, baseline), row.left, look.ink, typeface, anchor="ms")
+        return
+    draw.text((left, baseline), row.left, look.ink, typeface, anchor="ls")
+    draw.text((right, baseline), row.right, look.ink, typeface, anchor="rs")
+    if dotted and row.right:
+        start = left + _length(typeface, row.left) + 4
+        for x in range(start, right - _length(typeface, row.right) - 4, 4):
+            draw.point((x, baseline), fill=look.ink)
+
+
+def _arrow(
+    draw: ImageDraw.ImageDraw, colour: Colour, centre: tuple[int, int], size: int, way: str
+) -> None:
+    """An arrow of `size` pixels that points left, right or up."""
+    x, y = centre
+    half = size / 2
+    across, down = {"left": (-1, 0), "right": (1, 0), "up": (0, -1)}[way]
+    tip = (x + across * half, y + down * half)
+    side = (down * half * 0.7, across * half * 0.7)
+    head = [tip, (x + side[0], y + side[1]), (x - side[0], y - side[1])]
+    draw.polygon(head, fill=colour)
+    tail = (x - across * half, y - down * half)
+    draw.line([tail, (x, y)], fill=colour, width=max(2, size // 6))
+
+
+def paint_table(rng: Rng, look: Look, table: Table, room: int) -> Page | None:
+    """The table on a page within `room` pixels square; None if it would not be legible."""
+    cells = table.cells()
+    for font_size in look.sizes:
+        typeface = font(look.face.path, font_size)
+        gap, pitch = font_size, round(font_size * 1.6)
+        widths = [
+            max(_length(typeface, row[i]) for row in cells) + gap for i in range(len(cells[0]))
+        ]
+        if sum(widths) + 2 > room or pitch * len(cells) + 2 > room:
+            continue
+        spare = int(rng.integers(0, min(30, room - sum(widths) - 2) + 1)) // len(widths)
+        widths = [width + spare for width in widths]
+        pitch = min(pitch + int(rng.integers(0, 6)), (room - 2) // len(cells))
+        image = Image.new("RGB", (sum(widths) + 1, pitch * len(cells) + 1), look.paper)
+        draw = ImageDraw.Draw(image)
+        _grid(rng, draw, look, widths, pitch, len(cells))
+        numbers_right = rng.random() < 0.5
+        for index, row in enumerate(cells):
+            left = 0
+            baseline = pitch * index + pitch // 2 + font_size // 3
+            for column, (text, width) in enumerate(zip(row, widths, strict=True)):
+                anchor, x = ("ls", left + gap // 2)
+                if numbers_right and column > 0:
+                    anchor, x = ("rs", left + width - gap // 2)
+                draw.text((x, baseline), text, look.ink, typeface, anchor=anchor)
+                left += width
+        return Page(image=image, font_size=font_size)
+    return None
+
+
+def _grid(
+    rng: Rng, draw: ImageDraw.ImageDraw, look: Look, widths: Sequence[int], pitch: int, rows: int
+) -> None:
+    """Bands and lines behind a table: a shaded header, stripes, a full grid or just rules."""
+    right, bottom = sum(widths), pitch * rows
+    if rng.random() < 0.6:
+        draw.rectangle((0, 0, right, pitch), fill=look.shade)
+    if rng.random() < 0.25:
+        for index in range(2, rows, 2):
+            draw.rectangle((0, pitch * index, right, pitch * (index + 1)), fill=look.shade)
+    full = rng.random() < 0.6
+    for index in range(rows + 1) if full else (0, 1, rows):
+        draw.line([(0, pitch * index), (right, pitch * index)], fill=look.faint)
+    if full:
+        for x in np.cumsum([0, *widths]):
+            draw.line([(int(x), 0), (int(x), bottom)], fill=look.faint)
+
+
+def paint_chart(rng: Rng, look: Look, chart: BarChart, room: int) -> Page | None:
+    """The chart on a page within `room` pixels square; None if it would not be legible."""
+    for font_size in look.sizes:
+        typeface = font(look.face.path, font_size)
+        marks = [str(chart.step * index) for index in range(6)]
+        axis = max(_length(typeface, mark) for mark in marks) + font_size // 2
+        texts = [label for label, _ in chart.bars] + [str(value) for _, value in chart.bars]
+        slot = max(max(_length(typeface, text) for text in texts) + font_size // 3, font_size)
+        slot = max(slot, min(int(rng.integers(16, 40)), (room - axis - 8) // len(chart.bars)))
+        width = axis + slot * len(chart.bars) + 8
+        height = int(rng.integers(room * 2 // 3, room + 1))
+        if width > room or height < 9 * font_size:
+            continue
+        image = Image.new("RGB", (width, height), look.paper)
+        draw = ImageDraw.Draw(image)
+        draw.text((width // 2, font_size + 2), chart.title, look.ink, typeface, anchor="ms")
+        floor = height - round(1.6 * font_size)
+        plot = _Plot(left=axis, right=width - 4, floor=floor, unit=(floor - 3 * font_size) / 5)
+        _axis(draw, look, chart, plot, typeface)
+        _bars(rng, draw, look, chart, plot, typeface)
+        return Page(image=image, font_size=font_size)
+    return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plot:
+    """Where the bars stand: pixel columns, the row of zero, and pixels from mark to mark."""
+
+    left: int
+    right: int
+    floor: int
+    unit: float
+
+
+def _axis(
+    draw: ImageDraw.ImageDraw,
+    look: Look,
+    chart: BarChart,
+    plot: _Plot,
+    typeface: ImageFont.FreeTypeFont,
+) -> None:
+    """The value axis with its marks, and the base line."""
+    for index in range(6):
+        y = round(plot.floor - index * plot.unit)
+        mark = str(chart.step * index)
+        if index == 0 or not chart.labelled:
+            draw.line([(plot.left, y), (plot.right, y)], fill=look.faint)
+        else:
+            draw.line([(plot.left - 2, y), (plot.left, y)], fill=look.ink)
+        draw.text((plot.left - 4, y + typeface.size // 3), mark, look.ink, typeface, anchor="rs")
+    draw.line([(plot.left, plot.floor - 5 * plot.unit), (plot.left, plot.floor)], fill=look.ink)
+
+
+def _bars(
+    rng: Rng,
+    draw: ImageDraw.ImageDraw,
+    look: Look,
+    chart: BarChart,
+    plot: _Plot,
+    typeface: ImageFont.FreeTypeFont,
+) -> None:
+    """The bars, their labels below and, where the chart has them, their values above."""
+    slot = (plot.right - plot.left) // len(chart.bars)
+    half = max(3, round(slot * rng.uniform(0.25, 0.42)))
+    one_colour = pick(rng, _BAR_COLOURS) if rng.random() < 0.6 else None
+    for index, (label, value) in enumerate(chart.bars):
+        x = plot.left + slot * index + slot // 2 + 1
+        top = round(plot.floor - plot.unit * value / chart.step)
+        colour = one_colour or _BAR_COLOURS[index % len(_BAR_COLOURS)]
+        draw.rectangle((x - half, top, x + half, plot.floor - 1), fill=colour)
+        draw.text((x, plot.floor + typeface.size), label, look.ink, typeface, anchor="ms")
+        if chart.labelled:
+            draw.text((x, top - 3), str(value), look.ink, typeface, anchor="ms")
