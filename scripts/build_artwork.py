@@ -40,7 +40,9 @@ ATLAS_WIDTH = 2048
 # Icons whose name in the set differs from every name that concepts.json knows; None leaves one out.
 OVERRIDES: dict[str, dict[str, str | None]] = {
     "fxemoji": {
-        "basketball": None,
+        "basketball": None,  # a hoop
+        "die": None,  # a domino
+        "keyboard": None,  # of a piano
         "sheep": "sheep",
         "rabbit": "bunnyside",
         "pine tree": "evergreen",

@@ -13,7 +13,8 @@ from heliodor.teach.data.looks import Look, draw_look, outlined
 __all__ = ["Drawn", "arrange", "draw", "measure"]
 
 _LEAST_VISIBLE = 0.35
-_LEAST_PIXELS = 14
+_LEAST_PIXELS = 12
+_LEAST_SIDE = 12.0  # pixels
 _OUTLINED = 0.12
 
 Mask = NDArray[np.bool_]
@@ -63,8 +64,8 @@ def arrange(
 ) -> list[Drawn]:
     """Draw and place things so that enough of each is seen, back to front.
 
-    Things that find no place are drawn smaller. Every second failed layout halves the overlap
-    allowed, so that an end is certain.
+    A layout that hides too much of something is thrown away; the next one allows half the overlap
+    and draws things a little smaller, those too slight to be seen larger.
 
     Args:
         rng: Where chance comes from.
@@ -79,7 +80,18 @@ def arrange(
         if measure(things, ground.width, _LEAST_VISIBLE):
             return things
         overlap *= 0.5
-        looks = [replace(look, side=look.side * 0.93) for look in looks]
+        looks = [
+            replace(look, side=_next_side(look, thing))
+            for look, thing in zip(looks, things, strict=True)
+        ]
+
+
+def _next_side(look: Look, thing: Drawn) -> float:
+    """The side to wish for after a failed layout: thin drawings vanish when they are small."""
+    solid = np.count_nonzero(np.asarray(thing.alpha) >= 128)
+    if solid < 4 * _LEAST_PIXELS:
+        return look.side * 1.3
+    return max(_LEAST_SIDE, look.side * 0.93)
 
 
 def _placed(
@@ -88,10 +100,11 @@ def _placed(
     """One thing where it overlaps those before it least; smaller when there is no room."""
     size = ground.width
     thing = draw(rng, look, ground)
-    best = 9.0
+    best, wish = 9.0, look.side
     for attempt in range(60):
         if attempt % 12 == 11:
-            look = replace(look, side=look.side * 0.84)
+            side = max(0.5 * wish, look.side * 0.84)
+            look = replace(look, side=side)
             thing, best = draw(rng, look, ground), 9.0
         x, y = _spot(rng, thing.rgb.width, size), _spot(rng, thing.rgb.height, size)
         shared = max((_shared(thing, x, y, other) for other in things), default=0.0)

@@ -72,10 +72,10 @@ def draw_look(rng: np.random.Generator, look: Look) -> tuple[Image.Image, Image.
     if look.colour is not None:
         grey = image.convert("L")
         rgb = tint(grey, look.colour, *_brightness(look.concept, look.style))
-        rgb = _finish(rng, rgb, alpha, 0.6 * look.strength)
+        rgb = _finish(rng, rgb, alpha, _PLAIN_FINISHES, look.strength)
     else:
         rgb = _recolour(rng, image.convert("RGB"), look.strength)
-        rgb = _finish(rng, rgb, alpha, look.strength)
+        rgb = _finish(rng, rgb, alpha, _PLAIN_FINISHES + _ODD_FINISHES, look.strength)
     return rgb, alpha
 
 
@@ -141,11 +141,15 @@ def _hue_matrix(angle: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64
 
 
 def _finish(
-    rng: np.random.Generator, rgb: Image.Image, alpha: Image.Image, strength: float
+    rng: np.random.Generator,
+    rgb: Image.Image,
+    alpha: Image.Image,
+    finishes: tuple[tuple[float, Finish], ...],
+    strength: float,
 ) -> Image.Image:
-    """At most one odd surface, each with its chance (times ``strength``)."""
+    """At most one of the surfaces, each with its chance (times ``strength``)."""
     chance = rng.random() / strength
-    for share, finish in _FINISHES:
+    for share, finish in finishes:
         if chance < share:
             return finish(rng, rgb, alpha)
         chance -= share
@@ -199,14 +203,17 @@ def _sketch(rng: np.random.Generator, rgb: Image.Image, alpha: Image.Image) -> I
     return ImageChops.multiply(page, Image.merge("RGB", (lines, lines, lines)))
 
 
-_FINISHES: tuple[tuple[float, Finish], ...] = (
+_PLAIN_FINISHES: tuple[tuple[float, Finish], ...] = (
     (0.06, _soft),
     (0.06, _coarse),
     (0.04, _compress),
+    (0.04, _sharp),
+)
+# These change colours, so they are not for things that were painted in a named one.
+_ODD_FINISHES: tuple[tuple[float, Finish], ...] = (
     (0.04, _posterised),
     (0.03, _embossed),
     (0.04, _sketch),
-    (0.04, _sharp),
 )
 
 
