@@ -113,7 +113,7 @@ class GemmaLayer(nn.Module):
         cache: tuple[KVCache, int] | None,
         keep: int,
     ) -> Tensor:
-        """X float32 [B T W] -> float32 [B keep W]: all positions are read, the last kept ones go on."""
+        """X float32 [B T W] -> float32 [B keep W]: all are read, the last ``keep`` go on."""
         h = self.pre_attention_norm(x)
         k, v = self.attention.keys_values(h, turn)
         if cache is not None:

@@ -122,6 +122,6 @@ class SiglipPair(nn.Module):
         return F.normalize(self.text(tokens), dim=-1)
 
     def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """Logit of "this text belongs to this image": float32 [B C]; a sigmoid makes it a probability."""
+        """Logits of "this text belongs to this image", float32 [B C], for a sigmoid."""
         cosine = self.embed_images(pixels) @ self.embed_texts(tokens).T
         return cosine * self.logit_scale.float().exp() + self.logit_bias.float()

@@ -66,7 +66,7 @@ class PaliGemma(nn.Module):
         return text if features is None else torch.cat((features.to(text.dtype), text), dim=1)
 
     def hidden(self, tokens: Tensor, features: Tensor | None, prefix: Tensor) -> Tensor:
-        """Final hidden states of the text positions, without a cache.
+        r"""Final hidden states of the text positions, without a cache.
 
         Args:
             tokens: int64 [B T], ``<bos> prompt "\\n" suffix``, padded at the end.
@@ -84,7 +84,7 @@ class PaliGemma(nn.Module):
         return self.language(x, positions, mask, keep=tokens.shape[1])
 
     def forward(self, tokens: Tensor, features: Tensor | None, prefix: Tensor) -> Tensor:
-        """Logits of the token after each text position: float32 [B T V]. Arguments of :meth:`hidden`."""
+        """Logits of the token after each text position, float32 [B T V]; see :meth:`hidden`."""
         return self.language.logits(self.hidden(tokens, features, prefix))
 
     def prefill(
@@ -94,7 +94,7 @@ class PaliGemma(nn.Module):
         valid: Tensor,
         feature_valid: Tensor | None = None,
     ) -> tuple[Tensor, KVCache]:
-        """Read images and prompt in one pass: all of it sees all of it.
+        r"""Read images and prompt in one pass: all of it sees all of it.
 
         Args:
             tokens: int64 [B T], ``<bos> prompt "\\n"``, padded in front.

@@ -32,7 +32,7 @@ class KVCache:
 
     @property
     def mask(self) -> Tensor | None:
-        """The mask of one new query over all slots filled: bool [B 1 1 S], None if all are valid."""
+        """What one new query may look at: bool [B 1 1 S], None if all slots are valid."""
         return self.valid[:, None, None, :] if self._padded else None
 
     def reserve(self, extra: int) -> None:

@@ -81,7 +81,9 @@ class AnswerObjective:
                 tokens = torch.tensor([self.tokenizer.encode_prefix(turn.prompt)])
                 valid = torch.ones_like(tokens, dtype=torch.bool)
                 logits, cache = self.model.prefill(tokens, features, valid)
-                plan = Plan(sampler=Greedy(), max_new_tokens=64, stop=frozenset({self.tokenizer.eos}))
+                plan = Plan(
+                    sampler=Greedy(), max_new_tokens=64, stop=frozenset({self.tokenizer.eos})
+                )
                 (answer,) = generate(self.model, logits, cache, plan)
                 said = self.tokenizer.decode(answer.tokens)
                 lines.append(f"{turn.prompt} -> {said} | {turn.suffix}")

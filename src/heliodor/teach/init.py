@@ -12,7 +12,6 @@ from heliodor.models.siglip import SiglipVision
 from heliodor.nn.linear import Linear
 from heliodor.nn.norm import RMSNorm
 
-
 _DEEP = ("vision", "language")
 
 

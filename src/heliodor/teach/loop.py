@@ -186,7 +186,9 @@ class _Stop:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._ask)
-        except ValueError:  # only the main thread may set handlers; elsewhere signals stay as they are
+        except (
+            ValueError
+        ):  # only the main thread may set handlers; elsewhere signals stay as they are
             self._before.clear()
 
     def __exit__(self, *_: object) -> None:
@@ -236,11 +238,14 @@ class _Log:
             words = " ".join(f"{key} {value:g}" for key, value in means.items())
             text = f"{self._run.name} {step + 1}/{total} {words} ({left / 60:.0f} min left)"
             end = "\r\x1b[K" if sys.stderr.isatty() else "\n"
-            print(text, end=end, file=sys.stderr, flush=True)
+            sys.stderr.write(text + end)
+            sys.stderr.flush()
 
     def samples(self, step: int, lines: list[str]) -> None:
         """Write sample predictions."""
-        self._file.write(json.dumps({"step": step + 1, "samples": lines}, ensure_ascii=False) + "\n")
+        self._file.write(
+            json.dumps({"step": step + 1, "samples": lines}, ensure_ascii=False) + "\n"
+        )
         self._file.flush()
         if not self._quiet:
-            print("\n".join(f"    {line}" for line in lines), file=sys.stderr, flush=True)
+            sys.stderr.write("".join(f"    {line}\n" for line in lines))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def suffix_weights(length: Tensor, prefix: Tensor, positions: int) -> Tensor:
-    """Which positions predict a supervised token: the suffix and its ``<eos>``.
+    r"""Which positions predict a supervised token: the suffix and its ``<eos>``.
 
     Position i predicts token i + 1, so the last prefix position (the newline) already counts.
 

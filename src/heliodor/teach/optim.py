@@ -1,4 +1,4 @@
-"""Adam with the reference's conventions: clipping, warm-up and cosine, decay apart from the rate."""
+"""Adam with the reference's conventions: clip, warm-up and cosine, decay apart from the rate."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ class Adam:
         wanted = {f"{k}/{n}" for n in self.names for k in ("exp_avg", "exp_avg_sq", "step")}
         if tensors and set(tensors) != wanted:
             odd = sorted(set(tensors) ^ wanted)[:5]
-            raise TrainingError(f"the optimiser state belongs to another model; it differs in {odd}")
+            raise TrainingError(
+                f"the optimiser state belongs to another model; it differs in {odd}"
+            )
         if not tensors:
             return
         for name, parameter in zip(self.names, self.parameters, strict=True):

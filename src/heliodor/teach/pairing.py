@@ -128,7 +128,9 @@ def _words(rng: np.random.Generator, text: frozenset[Item]) -> str:
     order = rng.permutation(len(text))
     ordered = [sorted(text, key=str)[int(i)] for i in order]
     if any(colour for _, colour in ordered) or rng.random() < 0.85:
-        parts = [f"{colour} {concepts[c].name}" if colour else concepts[c].name for c, colour in ordered]
+        parts = [
+            f"{colour} {concepts[c].name}" if colour else concepts[c].name for c, colour in ordered
+        ]
         return " and ".join(parts)
     language = ("zh", "fr", "de", "es", "ja", "ko", "pt", "it", "ru")[int(rng.integers(9))]
     return ", ".join(concepts[c].in_language(language) for c, _ in ordered)

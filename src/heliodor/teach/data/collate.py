@@ -16,7 +16,7 @@ from heliodor.text import Tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """Rows of similar length, padded at the end.
+    r"""Rows of similar length, padded at the end.
 
     Attributes:
         tokens: int64 [R T], ``<bos> prompt "\\n" suffix <eos>``.

@@ -1,4 +1,4 @@
-"""Where training examples come from: one source a kind of picture, each a function of its chance."""
+"""Where training examples come from: one source a kind of picture."""
 
 from __future__ import annotations
 

@@ -1,0 +1,289 @@
+"""The machine under the verbs: pictures and prompts in, continuations out, as one batch.
+
+B rows, T text tokens, V rows of the embedding table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heliodor.errors import ConfigError, InputError, PromptError
+from heliodor.generation import (
+    Beam,
+    Constraint,
+    Decoded,
+    Finish,
+    Greedy,
+    Plan,
+    Sampler,
+    decode,
+    generate,
+)
+from heliodor.image import ImageProcessor, ImageSource, open_image
+from heliodor.models.paligemma import PaliGemma
+from heliodor.nn.cache import KVCache
+from heliodor.see.inputs import (
+    ImageFeatures,
+    Picture,
+    Pictures,
+    collect_features,
+    join_features,
+    pad_left,
+    pad_right,
+    pair_up,
+)
+from heliodor.text import Tokenizer
+
+__all__ = ["Engine", "Generation"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """One continuation of one prompt.
+
+    Attributes:
+        text: without control tokens.
+        tokens: ids, the ending ``<eos>`` left out.
+        logprobs: natural logarithm of each token's probability, whatever a constraint ruled out;
+            one more than ``tokens`` where ``<eos>`` ended it.
+        finish: "stop", "length" or "constraint".
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: str
+
+    @property
+    def score(self) -> float:
+        """Geometric mean of the token probabilities, 0..1: comparable between long and short."""
+        return math.exp(sum(self.logprobs) / max(1, len(self.logprobs)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"text", "score", "finish"}``, in JSON's own types."""
+        return {"text": self.text, "score": self.score, "finish": self.finish}
+
+
+class Engine:
+    """A PaliGemma with its tokenizer and its way with pictures.
+
+    Attributes:
+        model: the network.
+        tokenizer: words to ids.
+        processor: pictures to pixels.
+    """
+
+    def __init__(
+        self, *, model: PaliGemma, tokenizer: Tokenizer, processor: ImageProcessor
+    ) -> None:
+        """Put parts together.
+
+        Args:
+            model: the network.
+            tokenizer: words to ids.
+            processor: pictures to pixels.
+
+        Raises:
+            ConfigError: the tokenizer knows ids that the model has no rows for.
+        """
+        last = tokenizer.seg_start + 127
+        if last >= model.config.language.vocab_size:
+            raise ConfigError(
+                f"the tokenizer's <loc> and <seg> end at id {last}, the model's table has "
+                f"{model.config.language.vocab_size} rows: they do not belong together"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.processor = processor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights rest."""
+        return self.model.language.embedding.weight.device
+
+    @torch.no_grad()
+    def encode_image(self, image: Picture) -> ImageFeatures:
+        """Run the image tower once, for many prompts about one picture."""
+        return image if isinstance(image, ImageFeatures) else self._encode([image])[0]
+
+    def generate(
+        self,
+        images: Sequence[Pictures],
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 64,
+        sampler: Sampler | Beam = Greedy(),  # noqa: B008 - frozen and without state
+        constraint: Constraint | None = None,
+        seed: int | None = None,
+    ) -> list[Generation]:
+        """Continue prompts about pictures, as one batch whose rows do not influence each other.
+
+        Args:
+            images: for each prompt a picture, a list of pictures, or None; one entry serves all.
+                A picture that appears several times goes through the image tower once.
+            prompts: the text before the newline, as :mod:`heliodor.see.prompt` writes it.
+            max_new_tokens: tokens at most, ``<eos>`` included.
+            sampler: how a token is chosen; Beam searches.
+            constraint: what may be written, the same for every row.
+            seed: of the sampler, row by row, so that a row does not depend on its neighbours; None
+                draws from torch's own generator.
+
+        Raises:
+            InputError: counts that do not pair up.
+            PromptError: a prompt that leaves no room in the model's context.
+            ImageError: a picture that cannot be opened.
+        """
+        rows = pair_up(images, prompts)
+        logits, cache = self._prefill(rows, prompts, max_new_tokens)
+        if isinstance(sampler, Beam):
+            if constraint is not None:
+                raise InputError("Beam searches the model's own text and takes no constraint")
+            decoded = sampler.search(
+                self.model,
+                logits,
+                cache,
+                max_new_tokens=max_new_tokens,
+                eos=self.tokenizer.eos,
+                forbidden=self._forbidden,
+            )
+        else:
+            decoded = generate(
+                self.model,
+                logits,
+                cache,
+                self._plan(max_new_tokens, sampler),
+                constraints=None if constraint is None else [constraint] * len(rows),
+                generator=self._generators(seed, len(rows)),
+            )
+        return [self._generation(row) for row in decoded]
+
+    def stream(
+        self,
+        image: Pictures,
+        prompt: str,
+        *,
+        max_new_tokens: int = 64,
+        sampler: Sampler = Greedy(),  # noqa: B008 - frozen and without state
+        constraint: Constraint | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """The text of :meth:`generate` piece by piece, as soon as each is certain."""
+        rows = pair_up([image], [prompt])
+        logits, cache = self._prefill(rows, [prompt], max_new_tokens)
+        steps = decode(
+            self.model,
+            logits,
+            cache,
+            self._plan(max_new_tokens, sampler),
+            constraints=None if constraint is None else [constraint],
+            generator=self._generators(seed, 1),
+        )
+        text = self.tokenizer.stream()
+        for step in steps:
+            if piece := text.push(step.tokens[0]):
+                yield piece
+        if rest := text.flush():
+            yield rest
+
+    @torch.no_grad()
+    def logits(
+        self,
+        images: Sequence[Pictures],
+        prompts: Sequence[str],
+        suffixes: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Logits over the whole text, without a cache: for tests, scoring and research.
+
+        Args:
+            images: as in :meth:`generate`.
+            prompts: B prompts.
+            suffixes: B answers, each scored with its ``<eos>``; None for the prompts alone.
+
+        Returns:
+            float32 [B T V]. Index i predicts the token after text position i, position 0 being
+            ``<bos>``; image positions are not returned; rows shorter than T are padded behind.
+        """
+        if suffixes is not None and len(suffixes) != len(prompts):
+            raise InputError(f"{len(suffixes)} suffixes came with {len(prompts)} prompts")
+        rows = self._features(pair_up(images, prompts))
+        if len({sum(f.tokens.shape[0] for f in row) for row in rows}) > 1:
+            raise InputError("logits needs the same number of pictures for every prompt")
+        prefixes = [self.tokenizer.encode_prefix(prompt) for prompt in prompts]
+        texts = [list(prefix) for prefix in prefixes]
+        for ids, suffix in zip(texts, suffixes or (), strict=False):
+            ids += self.tokenizer.encode_suffix(suffix)
+        width = self.model.config.language.width
+        features, _ = join_features(rows, width, self.device)
+        tokens = pad_right(texts, self.tokenizer.pad, self.device)
+        self._check_room(max(map(len, texts)), features, 0)
+        prefix = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
+        return self.model(tokens, features, prefix)
+
+    def _generation(self, row: Decoded) -> Generation:
+        ended = row.finish == Finish.STOP
+        tokens = row.tokens[:-1] if ended else row.tokens
+        text = self.tokenizer.decode(tokens)
+        return Generation(text=text, tokens=tokens, logprobs=row.logprobs, finish=row.finish.value)
+
+    @torch.no_grad()
+    def _prefill(
+        self, rows: Sequence[Sequence[Picture]], prompts: Sequence[str], max_new_tokens: int
+    ) -> tuple[Tensor, KVCache]:
+        features = self._features(rows)
+        width = self.model.config.language.width
+        joined, valid_features = join_features(features, width, self.device)
+        texts = [self.tokenizer.encode_prefix(prompt) for prompt in prompts]
+        self._check_room(max(map(len, texts)), joined, max_new_tokens)
+        tokens, valid = pad_left(texts, self.tokenizer.pad, self.device)
+        return self.model.prefill(tokens, joined, valid, valid_features)
+
+    def _features(self, rows: Sequence[Sequence[Picture]]) -> list[list[ImageFeatures]]:
+        return collect_features(rows, self._encode)
+
+    def _encode(self, images: list[ImageSource]) -> list[ImageFeatures]:
+        opened = [open_image(image) for image in images]
+        pixels = torch.from_numpy(self.processor(opened)).to(self.device)
+        tokens = self.model.encode_images(pixels)
+        return [
+            ImageFeatures(tokens=row, size=image.size)
+            for row, image in zip(tokens, opened, strict=True)
+        ]
+
+    def _check_room(self, text: int, features: Tensor | None, new: int) -> None:
+        context = self.model.config.language.context
+        images = 0 if features is None else features.shape[1]
+        if images + text + new > context:
+            raise PromptError(
+                f"{images} image tokens, {text} tokens of prompt and {new} of answer exceed the "
+                f"model's context of {context}: shorten the prompt, or lower max_new_tokens"
+            )
+
+    @cached_property
+    def _forbidden(self) -> Tensor:
+        """Ids that are never an answer: padding rows of the table and control tokens."""
+        rows = torch.arange(self.model.config.language.vocab_size, device=self.device)
+        control = [self.tokenizer.pad, self.tokenizer.bos]
+        return (rows >= self.model.config.num_predicted) | torch.isin(
+            rows, torch.tensor(control, device=self.device)
+        )
+
+    def _plan(self, max_new_tokens: int, sampler: Sampler) -> Plan:
+        return Plan(
+            max_new_tokens=max_new_tokens,
+            stop=frozenset({self.tokenizer.eos}),
+            sampler=sampler,
+            forbidden=self._forbidden,
+            pad=self.tokenizer.pad,
+        )
+
+    def _generators(self, seed: int | None, rows: int) -> list[torch.Generator] | None:
+        if seed is None:
+            return None
+        return [torch.Generator(self.device).manual_seed(seed + row) for row in range(rows)]

@@ -1,0 +1,219 @@
+"""The model as one calls it: pictures and words in, typed results out.
+
+model = heliodor.load("tiny")
+model.detect("garden.png", "bee ; flower").draw("garden.png")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from heliodor import zoo
+from heliodor.checkpoints import TransformersCheckpoint, open_checkpoint
+from heliodor.checkpoints import transformers as transformers_layout
+from heliodor.checkpoints.maskcodec import read_mask_codec
+from heliodor.errors import ConfigError, InputError
+from heliodor.generation import DetectGrammar, RepeatStop
+from heliodor.image import ImageProcessor
+from heliodor.models.maskcodec import MaskCodec
+from heliodor.models.paligemma import PaliGemma
+from heliodor.see import prompt as words
+from heliodor.see.answers import Answer, Detections, Segments
+from heliodor.see.boxes import ScoredBox, TokenPiece, parse_tokens, to_detections
+from heliodor.see.engine import Engine, Generation
+from heliodor.see.inputs import ImageFeatures, Picture
+from heliodor.see.masks import to_segments
+from heliodor.text import Tokenizer
+
+__all__ = ["Generation", "ImageFeatures", "VisionLanguageModel", "load"]
+
+_SEPARATOR = " ; "
+_NO_LOOP = RepeatStop()
+
+
+def load(
+    source: str | Path = "tiny",
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    image_size: int | None = None,
+    tokenizer: str | Path | None = None,
+) -> VisionLanguageModel:
+    """Load a PaliGemma.
+
+    Args:
+        source: ``"tiny"``, the model in this package; a folder in transformers layout; or a hub id
+            such as ``google/paligemma-3b-mix-224``.
+        revision: branch, tag or commit of a hub id, for instance ``bfloat16``.
+        dtype: in which the weights rest, ``"float32"``, ``"bfloat16"`` or ``"float16"``; by
+            default the file's own, for tiny float32.
+        device: "cpu", "cuda", ...
+        image_size: another resolution than the checkpoint's; positions are then resized.
+        tokenizer: a ``tokenizer.json`` or SentencePiece file, where the folder carries none.
+
+    Raises:
+        CheckpointError: the files are missing, broken, or of another family.
+        HubError: the download failed.
+    """
+    if str(source) == "tiny":
+        if revision is not None:
+            raise InputError(f"tiny ships in the package and has no revision {revision!r}")
+        checkpoint = TransformersCheckpoint(folder=zoo.TINY, source="tiny")
+        dtype = "float32" if dtype is None else dtype
+    else:
+        checkpoint = open_checkpoint(source, revision=revision)
+    return VisionLanguageModel(
+        model=checkpoint.load(dtype=dtype, device=device, image_size=image_size),
+        tokenizer=checkpoint.tokenizer() if tokenizer is None else Tokenizer.from_file(tokenizer),
+        processor=checkpoint.processor(image_size),
+        codec=zoo.MASK_CODEC,
+    )
+
+
+class VisionLanguageModel(Engine):
+    """A PaliGemma and its verbs."""
+
+    def __init__(
+        self,
+        *,
+        model: PaliGemma,
+        tokenizer: Tokenizer,
+        processor: ImageProcessor,
+        codec: Path | MaskCodec,
+    ) -> None:
+        """Put parts together; :func:`load` does it from files.
+
+        Args:
+            model: the network.
+            tokenizer: words to ids.
+            processor: pictures to pixels.
+            codec: the mask codec, or its npz file, which is read when first needed.
+
+        Raises:
+            ConfigError: the tokenizer knows ids that the model has no rows for.
+        """
+        super().__init__(model=model, tokenizer=tokenizer, processor=processor)
+        self._codec = codec
+
+    @cached_property
+    def codec(self) -> MaskCodec:
+        """The mask codec."""
+        codec = self._codec
+        return codec if isinstance(codec, MaskCodec) else read_mask_codec(codec)
+
+    def caption(self, image: Picture, lang: str = "en", *, max_new_tokens: int = 96) -> Answer:
+        """One sentence about a picture, in one of 35 languages by code."""
+        return self._answer(image, words.caption(lang), max_new_tokens)
+
+    def ask(
+        self, image: Picture, question: str, lang: str = "en", *, max_new_tokens: int = 64
+    ) -> Answer:
+        """The answer to a question about a picture."""
+        return self._answer(image, words.ask(question, lang), max_new_tokens)
+
+    def read(self, image: Picture, *, max_new_tokens: int = 256) -> Answer:
+        """The text in a picture."""
+        return self._answer(image, words.read(), max_new_tokens)
+
+    def detect(
+        self, image: Picture, labels: str | Sequence[str], *, max_objects: int = 64
+    ) -> Detections:
+        """Where things are.
+
+        Args:
+            image: the picture.
+            labels: what to look for: "bee ; flower", or a list.
+            max_objects: boxes at most.
+
+        Returns:
+            Boxes in pixels of the picture given, with scores; only labels asked for.
+
+        Raises:
+            PromptError: no label, or one that holds ";" or a line break.
+        """
+        features = self.encode_image(image)
+        asked = words.split_labels(labels)
+        boxes = self._objects(features, words.detect(labels), asked, max_objects, masks=False)
+        return to_detections(boxes, features.size)
+
+    def segment(
+        self, image: Picture, labels: str | Sequence[str], *, max_objects: int = 16
+    ) -> Segments:
+        """Where things are, to the pixel. Arguments and errors are those of :meth:`detect`."""
+        features = self.encode_image(image)
+        asked = words.split_labels(labels)
+        boxes = self._objects(features, words.segment(labels), asked, max_objects, masks=True)
+        return to_segments(self.codec, boxes, features.size)
+
+    def save(
+        self,
+        path: str | Path,
+        format: str = "transformers",  # noqa: A002 - the public name
+        dtype: str | torch.dtype | None = None,
+    ) -> None:
+        """Write the model to a folder, whole or not at all.
+
+        Args:
+            path: a folder, made if it does not exist.
+            format: "transformers": what its from_pretrained loads.
+            dtype: of the tensors in the file; None keeps the model's.
+
+        Raises:
+            ConfigError: a format that is not written.
+            CheckpointError: the disk refused.
+        """
+        if format != "transformers":
+            raise ConfigError(f"format {format!r} is not written; there is 'transformers'")
+        transformers_layout.save(self.model, self.tokenizer, self.processor, path, dtype=dtype)
+
+    def _answer(self, image: Picture, prompt: str, max_new_tokens: int) -> Answer:
+        (found,) = self.generate(
+            [image], [prompt], max_new_tokens=max_new_tokens, constraint=_NO_LOOP
+        )
+        return Answer(text=found.text.strip(), score=found.score, tokens=found.tokens)
+
+    def _objects(
+        self,
+        features: ImageFeatures,
+        prompt: str,
+        labels: Sequence[str],
+        max_objects: int,
+        *,
+        masks: bool,
+    ) -> tuple[ScoredBox, ...]:
+        """Objects under the grammar of their kind, with the scores of their tokens."""
+        encode = self.tokenizer.encode
+        named = tuple(tuple(encode(f" {label}")) for label in labels)
+        together = encode(f" {labels[0]}{_SEPARATOR}")
+        split = len(named[0])
+        fits = tuple(together[:split]) == named[0]
+        grammar = DetectGrammar(
+            loc_start=self.tokenizer.loc_start,
+            seg_start=self.tokenizer.seg_start if masks else None,
+            labels=named,
+            separator=tuple(together[split:] if fits else encode(_SEPARATOR)),
+            eos=self.tokenizer.eos,
+            max_objects=max_objects,
+        )
+        longest = max(len(label) for label in named) + len(grammar.separator)
+        per_object = 4 + (16 if masks else 0) + longest
+        room = (
+            self.model.config.language.context - features.tokens.shape[0] - len(encode(prompt)) - 2
+        )
+        (found,) = self.generate(
+            [features],
+            [prompt],
+            max_new_tokens=max(1, min(max_objects * per_object + 1, room)),
+            constraint=grammar,
+        )
+        text = self.tokenizer.stream()
+        pieces = [
+            TokenPiece(text.push(token), logprob)
+            for token, logprob in zip(found.tokens, found.logprobs, strict=False)
+        ]
+        return parse_tokens(pieces)
