@@ -25,10 +25,13 @@ def arithmetic(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 class Linear(nn.Linear):
     """``y = x W^T + b``: x [... in] of any float dtype -> y [... out] in the arithmetic dtype."""
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - the class docstring says it
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the overridden method's name
+        """Input [... in] -> [... out]."""
         dtype = arithmetic(self.weight.dtype, self.weight.device)
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return F.linear(x.to(dtype), self.weight.to(dtype), bias)
+        bias = self.bias
+        if bias is not None:  # pyright: ignore[reportUnnecessaryComparison] - a layer may have none
+            bias = bias.to(dtype)
+        return F.linear(input.to(dtype), self.weight.to(dtype), bias)
 
 
 def wide_linear(layer: Linear, x: Tensor) -> Tensor:

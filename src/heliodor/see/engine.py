@@ -216,9 +216,8 @@ class Engine:
         if len({sum(f.tokens.shape[0] for f in row) for row in rows}) > 1:
             raise InputError("logits needs the same number of pictures for every prompt")
         prefixes = [self.tokenizer.encode_prefix(prompt) for prompt in prompts]
-        texts = [list(prefix) for prefix in prefixes]
-        for ids, suffix in zip(texts, suffixes or (), strict=False):
-            ids += self.tokenizer.encode_suffix(suffix)
+        answers = [self.tokenizer.encode_suffix(suffix) for suffix in suffixes or ()]
+        texts = [p + a for p, a in zip(prefixes, answers, strict=True)] if answers else prefixes
         width = self.model.config.language.width
         features, _ = join_features(rows, width, self.device)
         tokens = pad_right(texts, self.tokenizer.pad, self.device)
@@ -249,7 +248,7 @@ class Engine:
 
     def _encode(self, images: list[ImageSource]) -> list[ImageFeatures]:
         opened = [open_image(image) for image in images]
-        pixels = torch.from_numpy(self.processor(opened)).to(self.device)
+        pixels = torch.as_tensor(self.processor(opened)).to(self.device)
         tokens = self.model.encode_images(pixels)
         return [
             ImageFeatures(tokens=row, size=image.size)

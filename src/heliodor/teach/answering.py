@@ -58,8 +58,8 @@ class AnswerObjective:
         for rows in batch.groups:
             losses = self._row_losses(features, rows)
             parts.append(losses)
-            for task, value in zip(rows.tasks, losses.detach().tolist(), strict=True):
-                by_task[task].append(value)
+            for task, value in zip(rows.tasks, losses.detach(), strict=True):
+                by_task[task].append(float(value))
         loss = torch.cat(parts).mean()
         return loss, {task: sum(v) / len(v) for task, v in sorted(by_task.items())}
 
@@ -75,7 +75,7 @@ class AnswerObjective:
         """What the model now answers to ``shown``, beside the truth."""
         lines: list[str] = []
         for example in self.shown:
-            pixels = pixels_in(torch.from_numpy(example.image.copy())[None])
+            pixels = pixels_in(torch.as_tensor(example.image.copy())[None])
             features = self.model.encode_images(pixels)
             for turn in example.turns:
                 tokens = torch.tensor([self.tokenizer.encode_prefix(turn.prompt)])

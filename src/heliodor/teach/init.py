@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,11 @@ def initialise(module: nn.Module, seed: int) -> None:
         seed: the same seed gives the same parameters.
     """
     generator = torch.Generator().manual_seed(seed)
-    names = [name for name, _ in module.named_modules()]
-    blocks = {root: sum(_inside(name, root, "attention") for name in names) for root in _DEEP}
+    found: Any = module.named_modules()
+    parts: dict[str, nn.Module] = dict(found)
+    blocks = {root: sum(_inside(name, root, "attention") for name in parts) for root in _DEEP}
     with torch.no_grad():
-        for name, part in module.named_modules():
+        for name, part in parts.items():
             if isinstance(part, Linear | nn.Conv2d):
                 root = next((r for r in _DEEP if _inside(name, r, ("out", "down"))), None)
                 narrow = 1.0 if root is None else 1.0 / math.sqrt(2 * blocks[root])

@@ -170,7 +170,7 @@ def _step(
             f"the loss at step {step} is {value}: lower the learning rate, or look at the examples "
             "of this step; the last saved state is intact"
         )
-    loss.backward()
+    loss.backward()  # pyright: ignore[reportUnknownMemberType]
     norm = optimiser.step(step)
     return {"loss": value, "norm": norm, **figures}
 

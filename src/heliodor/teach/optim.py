@@ -100,7 +100,7 @@ class Adam:
                     parameter.mul_(1.0 - share * self.config.decay)
         for group in self._adam.param_groups:
             group["lr"] = share * self.config.rate
-        self._adam.step()
+        self._adam.step()  # pyright: ignore[reportUnknownMemberType]
         self._adam.zero_grad(set_to_none=True)
         return norm
 

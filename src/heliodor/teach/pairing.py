@@ -66,9 +66,9 @@ class PairObjective:
         tokens = [self._tokens(_words(rng, items)) for items in told]
         same = np.array([[_describes(text, items) for text in told] for items in seen])
         return PairBatch(
-            pixels=torch.from_numpy(np.stack([scene.image for scene in scenes])),
+            pixels=torch.as_tensor(np.stack([scene.image for scene in scenes])),
             tokens=torch.tensor(tokens),
-            same=torch.from_numpy(same),
+            same=torch.as_tensor(same),
         )
 
     def loss(self, batch: PairBatch) -> tuple[Tensor, Mapping[str, float]]:

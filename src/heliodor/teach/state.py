@@ -1,27 +1,29 @@
 """The full state of a run on disk: written whole or not at all, found again after a kill.
 
-A state is one safetensors file. Its name carries the step and its metadata the run's fingerprint,
-so a state never continues another run. It is written under a temporary name, synced and renamed;
-a kill at any moment leaves the previous state intact.
+A state is a folder named by its step, of weights and a small file that is written last: without
+it a state does not count. It carries the run's fingerprint, so that a state never continues
+another run. A kill at any moment leaves the previous state intact.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from heliodor.errors import TrainingError
+from heliodor.checkpoints.files import Replacement, read_json, to_json
+from heliodor.checkpoints.shards import write_tensors
+from heliodor.checkpoints.tensors import open_tensors
+from heliodor.errors import CheckpointError, TrainingError
 from heliodor.teach.optim import Adam
 
-_NAME = re.compile(r"^state-(\d{8})\.safetensors$")
+_NAME = re.compile(r"^state-(\d{8})$")
+_MARK = "run.json"
 _KEEP = 2
+_ONE_FILE = 2**40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,27 +47,22 @@ def save_state(
     Raises:
         TrainingError: the disk refused; earlier states are untouched.
     """
-    tensors = {f"model/{name}": value.detach() for name, value in model.state_dict().items()}
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"adam/{name}": value for name, value in optimiser.tensors().items()}
+    folder = workdir / f"state-{at.step:08d}"
     about = {"step": at.step, "seconds": at.seconds, "fingerprint": fingerprint}
-    path = workdir / f"state-{at.step:08d}.safetensors"
-    temporary = path.with_suffix(".partial")
-    whole = {name: value.contiguous() for name, value in tensors.items()}
     try:
-        with temporary.open("wb") as file:
-            file.write(save(whole, metadata={"run": json.dumps(about)}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with Replacement(folder) as new:
+            write_tensors(new, tensors, None, _ONE_FILE)
+            new.write(_MARK, to_json(about))
+    except CheckpointError as error:
         raise TrainingError(
-            f"the training state could not be written to {workdir}: {error.strerror}; earlier "
-            "states are intact, free some space and resume"
+            f"the training state could not be written: {error}; earlier states are intact, free "
+            "some space and resume"
         ) from error
-    for old in _states(workdir)[:-_KEEP]:
-        old.unlink()
-    return path
+    for old in find_states(workdir)[:-_KEEP]:
+        shutil.rmtree(old)
+    return folder
 
 
 def restore_state(
@@ -76,23 +73,18 @@ def restore_state(
     Raises:
         TrainingError: the newest state belongs to a run with other settings.
     """
-    for path in reversed(_states(workdir)):
-        try:
-            with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-                about = json.loads(file.metadata()["run"])
-                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError):
-            path.rename(path.with_suffix(".broken"))
-            continue
-        if about["fingerprint"] != fingerprint:
-            raise TrainingError(
-                f"{path} was written by a run with other settings: use another work directory, "
-                "or the settings of that run"
-            )
-        model.load_state_dict(_under("model/", tensors))
-        optimiser.restore(_under("adam/", tensors))
-        return Resumed(step=about["step"], seconds=about["seconds"])
-    return None
+    states = find_states(workdir)
+    if not states:
+        return None
+    about = read_json(states[-1] / _MARK)
+    if about["fingerprint"] != fingerprint:
+        raise TrainingError(
+            f"{states[-1]} was written by a run with other settings: use another work directory, "
+            "or the settings of that run"
+        )
+    model.load_state_dict(_tensors(states[-1], "model/"))
+    optimiser.restore(_tensors(states[-1], "adam/"))
+    return Resumed(step=int(about["step"]), seconds=float(about["seconds"]))
 
 
 def newest_model(workdir: Path) -> dict[str, Tensor]:
@@ -101,16 +93,22 @@ def newest_model(workdir: Path) -> dict[str, Tensor]:
     Raises:
         TrainingError: the folder holds no state.
     """
-    states = _states(workdir)
+    states = find_states(workdir)
     if not states:
         raise TrainingError(f"{workdir} holds no training state to start from")
-    return _under("model/", load_file(states[-1]))
+    return _tensors(states[-1], "model/")
 
 
-def _states(workdir: Path) -> list[Path]:
+def find_states(workdir: Path) -> list[Path]:
     """Complete states, oldest first."""
-    return sorted(path for path in workdir.glob("state-*") if _NAME.match(path.name))
+    named = (path for path in workdir.glob("state-*") if _NAME.match(path.name))
+    return sorted(path for path in named if (path / _MARK).is_file())
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+def _tensors(state: Path, prefix: str) -> dict[str, Tensor]:
+    tensors = open_tensors(state)
+    return {
+        name.removeprefix(prefix): tensors.read(name).clone()
+        for name in tensors
+        if name.startswith(prefix)
+    }

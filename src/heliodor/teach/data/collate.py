@@ -77,7 +77,7 @@ def collate(
         _pad(rows[start : start + group], tokenizer.pad) for start in range(0, len(rows), group)
     ]
     pixels = np.stack([example.image for example in examples])
-    return Batch(pixels=torch.from_numpy(pixels), groups=tuple(groups))
+    return Batch(pixels=torch.as_tensor(pixels), groups=tuple(groups))
 
 
 def _pad(rows: Sequence[tuple[list[int], int, int, str]], pad: int) -> Rows:

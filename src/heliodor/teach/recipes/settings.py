@@ -20,7 +20,8 @@ def override(settings: SettingsT, changes: Mapping[str, str]) -> SettingsT:
         TrainingError: no such field, or a value of another type.
     """
     chosen: Any = settings
-    known = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+    names: list[str] = [field.name for field in fields(chosen)]
+    known: dict[str, Any] = {name: getattr(chosen, name) for name in names}
     parsed: dict[str, Any] = {}
     for name, text in changes.items():
         if name not in known:

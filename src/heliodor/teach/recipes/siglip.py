@@ -22,9 +22,7 @@ from heliodor.teach.recipes.settings import override
 from heliodor.text import Tokenizer
 from heliodor.zoo import TOKENIZER
 
-TEXT = SiglipTextConfig(
-    vocab_size=2560, length=12, width=256, depth=2, num_heads=4, mlp_width=512
-)
+TEXT = SiglipTextConfig(vocab_size=2560, length=12, width=256, depth=2, num_heads=4, mlp_width=512)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,5 +97,5 @@ def start_fresh(workdir: Path, *, resume: bool) -> None:
     Raises:
         TrainingError: ``workdir`` holds states and ``resume`` is off.
     """
-    if not resume and any(workdir.rglob("state-*.safetensors")):
+    if not resume and any(workdir.rglob("state-*/run.json")):
         raise TrainingError(f"{workdir} holds an earlier run: pass --resume, or another --workdir")
