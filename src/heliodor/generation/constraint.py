@@ -77,7 +77,7 @@ class _Node:
 
 
 def _grow(root: _Node, tokens: Iterable[int], leaf: tuple[int, bool]) -> None:
-    """Add a sequence. A sequence that was added before keeps its first number."""
+    """Add a sequence; to add one again changes nothing but its number."""
     node = root
     for token in tokens:
         if node.leaf is not None:
@@ -85,7 +85,7 @@ def _grow(root: _Node, tokens: Iterable[int], leaf: tuple[int, bool]) -> None:
         node = node.children.setdefault(token, _Node())
     if node.children:
         raise InputError(_ambiguous(leaf[0], next(_leaves(node))[0]))
-    node.leaf = node.leaf or leaf
+    node.leaf = leaf
 
 
 def _leaves(node: _Node) -> Iterator[tuple[int, bool]]:
@@ -261,7 +261,7 @@ class DetectGrammar:
 
     def __post_init__(self) -> None:
         self._check()
-        for number, label in enumerate(self.labels):
+        for number, label in enumerate(dict.fromkeys(self.labels)):
             _grow(self._more, (*label, *self.separator), (number, False))
             _grow(self._more, (*label, self.eos), (number, True))
             _grow(self._last, (*label, self.eos), (number, True))
@@ -300,6 +300,7 @@ class DetectGrammar:
 class _DetectWalk:
     def __init__(self, grammar: DetectGrammar, *, more: _Node, last: _Node) -> None:
         self._grammar, self._more, self._last = grammar, more, last
+        self._num_labels = len(set(grammar.labels))
         self._loc = torch.arange(grammar.loc_start, grammar.loc_start + NUM_LOC)
         self._first = torch.cat([torch.tensor([grammar.eos]), self._loc])
         self._seg: Tensor | None = None
@@ -351,7 +352,7 @@ class _DetectWalk:
             return
         self._segs_left = SEGS_PER_MASK if self._seg is not None else 0
         self._node = self._more if len(self._found) + 1 < self._grammar.max_objects else self._last
-        if all(self._is_duplicate(label) for label in range(len(self._grammar.labels))):
+        if all(self._is_duplicate(label) for label in range(self._num_labels)):
             self._drop_object()  # whatever label follows: do not spend tokens on it
 
     def _finish(self, label: int, ended: bool) -> None:  # noqa: FBT001

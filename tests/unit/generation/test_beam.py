@@ -73,7 +73,7 @@ def test_forbidden_rows_take_no_part():
 
 
 def test_no_length_penalty_so_a_longer_sequence_of_lower_probability_loses():
-    """eos now has probability 0.4; going on has 0.6, then at best 0.5 for the eos: 0.3 < 0.4."""
+    """eos now has 0.4; going on 0.6, then eos 0.5, so 0.3: less in sum, though more per token."""
 
     class Fixed:
         def step(self, tokens: torch.Tensor, cache: object) -> torch.Tensor:

@@ -189,6 +189,29 @@ def test_the_model_is_called_only_when_the_next_step_is_asked_for():
     assert model.calls == 1
 
 
+class Watching(Toy):
+    """Remembers what it was fed and whether gradients were on."""
+
+    fed: list[list[int]]
+    grad: list[bool]
+
+    def step(self, tokens, cache):
+        self.fed.append(tokens.tolist())
+        self.grad.append(torch.is_grad_enabled())
+        return super().step(tokens, cache)
+
+
+def test_the_model_is_fed_what_was_reported_without_gradients():
+    model = Watching(VOCABULARY, seed=4)
+    model.fed, model.grad = [], []
+    with torch.enable_grad():
+        steps = list(decode(model, *model.prefill(PROMPTS), plan(Greedy(), pad=11)))
+        assert torch.is_grad_enabled()
+    assert model.fed == [list(step.tokens) for step in steps[:-1]]
+    assert any(11 in fed for fed in model.fed)
+    assert not any(model.grad)
+
+
 def test_the_last_step_needs_no_further_logits():
     model = toy()
     assert len(list(decode(model, *model.prefill([3]), plan(Greedy(), max_new_tokens=1)))) == 1

@@ -61,6 +61,24 @@ def test_top_p_draws_from_the_numpy_nucleus(p: float, t: float):
     assert_drawn_from(frequencies(TopP(p, t), LOGITS), nucleus(LOGITS, p, t))
 
 
+def test_top_p_stops_at_the_token_that_reaches_p_exactly():
+    logits = np.array([1.0, 3.0, 0.0], dtype=np.float32)
+    p = float(torch.tensor([3.0, 1.0, 0.0]).softmax(-1, dtype=torch.float64)[0])
+    assert set(np.flatnonzero(frequencies(TopP(p), logits))) == {1}
+    assert set(np.flatnonzero(frequencies(TopP(np.nextafter(p, 1)), logits))) == {0, 1}
+
+
+def test_a_draw_of_exactly_zero_takes_the_first_token_that_is_possible(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def zeros(count: int, **_: object) -> torch.Tensor:
+        return torch.zeros(count, dtype=torch.float64)
+
+    monkeypatch.setattr(torch, "rand", zeros)
+    logits = torch.tensor([[-math.inf, 0.0, 0.0]])
+    assert Temperature(1.0).sample(logits).tolist() == [1]
+
+
 @given(
     st.lists(st.integers(-24, 24), min_size=1, max_size=9),
     st.integers(1, 99),
