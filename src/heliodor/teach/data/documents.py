@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from heliodor.errors import InputError
+from heliodor.see.prompt import ask
 from heliodor.teach.data.figures import BarChart, Table, draw_chart, draw_table
 from heliodor.teach.data.fonts import TextSplit
 from heliodor.teach.data.pages import Look, Page, draw_look, paint_chart, paint_rows, paint_table
@@ -106,7 +107,7 @@ def document_example(
     return Document(
         image=_photograph(rng, page, size),
         kind=chosen,
-        questions=tuple((f"answer en {asked}", answer) for asked, answer in content.questions()),
+        questions=tuple((ask(asked), answer) for asked, answer in content.questions()),
         text=_reading(content),
         content=content,
         font_size=page.font_size,

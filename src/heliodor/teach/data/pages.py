@@ -62,7 +62,9 @@ class Page:
 def draw_look(rng: Rng, face: Face, size: int, *, signlike: bool) -> Look:
     """A look for pictures of `size` pixels; signs may be dark, papers are light."""
     paper = tone(rng, dark=bool(signlike and rng.random() < 0.5))
-    ink: Colour = (20, 20, 25) if not signlike and rng.random() < 0.6 else ink_for(rng, (paper,))
+    ink: Colour = (
+        (20, 20, 25) if not signlike and rng.random() < 0.6 else ink_for(rng, (paper,), least=6)
+    )
     largest = int(rng.integers(13, 23)) * max(224, size) // 224
     smallest = 11 * max(224, size) // 224
     return Look(face=face, paper=paper, ink=ink, sizes=tuple(range(largest, smallest - 1, -1)))
@@ -222,7 +224,7 @@ def _grid(
 
 def paint_chart(rng: Rng, look: Look, chart: BarChart, room: int) -> Page | None:
     """The chart on a page within `room` pixels square; None if it would not be legible."""
-    for font_size in look.sizes:
+    for font_size in (s for s in look.sizes if s <= max(look.sizes[-1], room // 13)):
         typeface = font(look.face.path, font_size)
         marks = [str(chart.step * index) for index in range(6)]
         axis = max(_length(typeface, mark) for mark in marks) + font_size // 2
@@ -238,6 +240,8 @@ def paint_chart(rng: Rng, look: Look, chart: BarChart, room: int) -> Page | None
         draw.text((width // 2, font_size + 2), chart.title, look.ink, typeface, anchor="ms")
         floor = height - round(1.6 * font_size)
         plot = _Plot(left=axis, right=width - 4, floor=floor, unit=(floor - 3 * font_size) / 5)
+        if plot.unit < font_size and not chart.labelled:
+            continue
         _axis(draw, look, chart, plot, typeface)
         _bars(rng, draw, look, chart, plot, typeface)
         return Page(image=image, font_size=font_size)
@@ -262,14 +266,16 @@ def _axis(
     typeface: ImageFont.FreeTypeFont,
 ) -> None:
     """The value axis with its marks, and the base line."""
+    size = int(typeface.size)
     for index in range(6):
         y = round(plot.floor - index * plot.unit)
-        mark = str(chart.step * index)
         if index == 0 or not chart.labelled:
             draw.line([(plot.left, y), (plot.right, y)], fill=look.faint)
         else:
             draw.line([(plot.left - 2, y), (plot.left, y)], fill=look.ink)
-        draw.text((plot.left - 4, y + typeface.size // 3), mark, look.ink, typeface, anchor="rs")
+        if plot.unit >= size or index in (0, 5):  # on a low chart the marks would touch
+            mark = str(chart.step * index)
+            draw.text((plot.left - 4, y + size // 3), mark, look.ink, typeface, anchor="rs")
     draw.line([(plot.left, plot.floor - 5 * plot.unit), (plot.left, plot.floor)], fill=look.ink)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from heliodor.errors import InputError
+from heliodor.see.prompt import read
 from heliodor.teach.data.fonts import Face, TextSplit, faces, font
 from heliodor.teach.data.surfaces import Colour, ink_for, surface, tone, wear
 from heliodor.teach.data.words import lexicon_word, pick, reading_word
@@ -22,7 +23,9 @@ __all__ = ["MIN_FONT_SIZE", "PROMPT", "Reading", "draw_reading", "pick_face", "r
 
 Rng = np.random.Generator
 
-PROMPT = "ocr"
+PROMPT = read()
+"""What to ask of every picture here."""
+
 MIN_FONT_SIZE = 11
 """Pixels to the em; at less the letters of some faces run together."""
 

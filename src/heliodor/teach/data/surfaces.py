@@ -55,12 +55,12 @@ def tone(rng: Rng, *, dark: bool) -> Colour:
     return (red, green, blue)
 
 
-def ink_for(rng: Rng, tones: tuple[Colour, ...]) -> Colour:
-    """A colour that contrasts with each of `tones` by at least `MIN_CONTRAST`."""
+def ink_for(rng: Rng, tones: tuple[Colour, ...], *, least: float = MIN_CONTRAST) -> Colour:
+    """A colour that contrasts with each of `tones` by `least`, black or white if luck fails."""
     for _ in range(12):
         red, green, blue = (int(v) for v in rng.integers(0, 256, 3))
         colour = (red, green, blue)
-        if min(contrast(colour, other) for other in tones) >= MIN_CONTRAST:
+        if min(contrast(colour, other) for other in tones) >= least:
             return colour
     choices: tuple[Colour, ...] = ((15, 15, 15), (245, 245, 245))
     return max(choices, key=lambda colour: min(contrast(colour, other) for other in tones))
