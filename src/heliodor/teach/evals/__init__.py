@@ -1,0 +1,1 @@
+"""Measures of what a model answers, each with its definition and source."""
