@@ -1,0 +1,126 @@
+"""Attention: both branches against numpy and against each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.reference.attention import attend as reference
+from torch import Tensor
+from torch.nn import functional as F
+
+from heliodor.nn import attention
+from heliodor.nn.attention import attend, merge_heads, split_heads
+
+HEADS = [(4, 4), (4, 2), (4, 1), (6, 2)]
+MASKS = ["none", "rows", "keys"]
+
+
+def tensors(heads: int, groups: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    random = torch.Generator().manual_seed(3)
+    shapes = [(2, heads, 5, 6), (2, groups, 7, 6), (2, groups, 7, 6)]
+    return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def make_mask(kind: str) -> Tensor | None:
+    if kind == "none":
+        return None
+    shape = (2, 1, 5, 7) if kind == "rows" else (2, 1, 1, 7)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(4)) < 0.5
+    mask[..., 2] = True  # a query that sees nothing has no answer
+    return mask
+
+
+def branch(monkeypatch: pytest.MonkeyPatch, *, fused: bool) -> None:
+    """Choose the branch for a call that records gradients too."""
+    monkeypatch.setattr(attention.torch, "is_grad_enabled", lambda: not fused)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize(("heads", "groups"), HEADS)
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "products"])
+def test_it_equals_the_formula(heads: int, groups: int, kind: str, fused: bool) -> None:
+    q, k, v = tensors(heads, groups)
+    mask = make_mask(kind)
+    with torch.set_grad_enabled(not fused):
+        found = attend(q, k, v, mask)
+    numbers = [x.numpy() for x in (q, k, v)]
+    expected = reference(*numbers, None if mask is None else mask.numpy())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
+
+
+def gradients(heads: int, groups: int, mask: Tensor | None) -> list[Tensor]:
+    leaves = [x.requires_grad_() for x in tensors(heads, groups)]
+    out = attend(*leaves, mask)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=out.dtype)
+    return list(torch.autograd.grad((out * weight).sum(), leaves))
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize(("heads", "groups"), HEADS)
+def test_both_branches_have_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch, heads: int, groups: int, kind: str
+) -> None:
+    with monkeypatch.context() as patched:
+        branch(patched, fused=True)
+        fused = gradients(heads, groups, make_mask(kind))
+    with monkeypatch.context() as patched:
+        branch(patched, fused=False)
+        products = gradients(heads, groups, make_mask(kind))
+    for one, other in zip(fused, products, strict=True):
+        assert float(one.abs().max()) > 0.1
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_gradients_are_those_of_finite_differences(kind: str) -> None:
+    q, k, v = (x[:1, :, :4].clone().requires_grad_() for x in tensors(4, 2))
+    mask = make_mask(kind)
+    if mask is not None:
+        mask = mask[:1, :, :4, :4]
+    assert torch.autograd.gradcheck(lambda *x: attend(*x, mask), (q, k, v))
+
+
+def test_a_hidden_key_has_no_influence() -> None:
+    q, k, v = tensors(4, 1)
+    mask = torch.ones(2, 1, 1, 7, dtype=torch.bool)
+    mask[..., 5] = False
+    with torch.no_grad():
+        before = attend(q, k, v, mask)
+        k[:, :, 5], v[:, :, 5] = 1e3, -1e3
+        torch.testing.assert_close(attend(q, k, v, mask), before, rtol=0, atol=0)
+
+
+def test_only_training_on_a_cpu_leaves_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    fused = F.scaled_dot_product_attention
+
+    def counted(*args: Tensor, **options: Tensor | None) -> Tensor:
+        calls.append(1)
+        return fused(*args, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    q, k, v = tensors(4, 2)
+    attend(q, k, v, None)
+    assert calls == []
+    with torch.no_grad():
+        attend(q, k, v, None)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_result_keeps_the_type_of_the_queries(dtype: torch.dtype, grad: bool) -> None:
+    q, k, v = tensors(4, 2, dtype)
+    with torch.set_grad_enabled(grad):
+        found = attend(q, k, v, make_mask("rows"))
+    assert found.dtype == dtype
+    assert bool(found.isfinite().all())
+
+
+def test_heads_are_consecutive_channels() -> None:
+    x = torch.arange(24).view(1, 2, 12)
+    heads = split_heads(x, 3)
+    assert heads.shape == (1, 3, 2, 4)
+    assert heads[0, 1, 1].tolist() == [16, 17, 18, 19]
+    assert torch.equal(merge_heads(heads), x)

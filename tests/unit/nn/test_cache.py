@@ -1,0 +1,107 @@
+"""The key-value cache on its own; with a decoder it is tested in models/test_paligemma.py."""
+
+from __future__ import annotations
+
+import torch
+
+from heliodor.nn.cache import KVCache
+
+
+def slots(first: int, count: int, rows: int = 2) -> torch.Tensor:
+    """[B 1 T 1], each value telling its row (hundreds) and its slot."""
+    row = torch.arange(rows).view(-1, 1, 1, 1) * 100
+    return (row + torch.arange(first, first + count).view(1, 1, -1, 1)).float()
+
+
+def prefilled(valid: list[list[bool]]) -> KVCache:
+    mask = torch.tensor(valid)
+    cache = KVCache(mask)
+    for layer in range(2):
+        filled = slots(0, mask.shape[1], len(valid)) + layer * 1000
+        cache.append(layer, filled, -filled)
+    cache.advance(mask.shape[1])
+    return cache
+
+
+def step(cache: KVCache) -> tuple[torch.Tensor, torch.Tensor]:
+    """One more slot in both layers -> keys and values of the second."""
+    rows = cache.valid.shape[0]
+    cache.begin_step()
+    cache.append(0, slots(cache.length, 1, rows), -slots(cache.length, 1, rows))
+    new = slots(cache.length, 1, rows) + 1000
+    k, v = cache.append(1, new, -new)
+    cache.advance(1)
+    return k, v
+
+
+FULL = [[True, True, True], [True, True, True]]
+RAGGED = [[True, True, True], [False, False, True]]
+
+
+def test_slots_stay_in_order_past_a_block_of_sixty_four() -> None:
+    cache = prefilled(FULL)
+    for count in range(4, 140):
+        k, v = step(cache)
+        assert torch.equal(k, slots(0, count) + 1000)
+        assert torch.equal(v, -k)
+    assert cache.length == 139
+
+
+def test_positions_count_valid_slots_alone() -> None:
+    cache = prefilled(RAGGED)
+    assert cache.positions.tolist() == [3, 1]
+    assert cache.begin_step().tolist() == [[3], [1]]
+    assert cache.begin_step().tolist() == [[4], [2]]
+    assert cache.positions.tolist() == [5, 3]
+
+
+def test_new_slots_are_valid_in_every_row() -> None:
+    cache = prefilled(RAGGED)
+    step(cache)
+    mask = cache.mask
+    assert mask is not None
+    assert mask[:, 0, 0].tolist() == [[True, True, True, True], [False, False, True, True]]
+
+
+def test_nothing_is_masked_where_all_slots_are_valid() -> None:
+    cache = prefilled(FULL)
+    step(cache)
+    assert cache.mask is None
+
+
+def test_reserved_slots_are_written_without_growing() -> None:
+    cache = prefilled(FULL)
+    cache.reserve(5)
+    places = [store.data_ptr() for store in (*cache._keys, *cache._values)]  # pyright: ignore[reportPrivateUsage]
+    for count in range(4, 9):
+        k, _ = step(cache)
+        assert torch.equal(k, slots(0, count) + 1000)
+    assert [store.data_ptr() for store in (*cache._keys, *cache._values)] == places  # pyright: ignore[reportPrivateUsage]
+    k, _ = step(cache)
+    assert torch.equal(k, slots(0, 9) + 1000)
+
+
+def test_reserving_less_than_there_is_changes_nothing() -> None:
+    cache = prefilled(FULL)
+    step(cache)
+    before = cache._keys[0].shape[2]  # pyright: ignore[reportPrivateUsage]
+    cache.reserve(1)
+    assert cache._keys[0].shape[2] == before  # pyright: ignore[reportPrivateUsage]
+
+
+def test_selected_rows_are_copies_that_go_their_own_way() -> None:
+    cache = prefilled(RAGGED)
+    step(cache)
+    chosen = cache.select(torch.tensor([1, 0, 1]))
+    assert chosen.positions.tolist() == [2, 4, 2]
+    assert chosen.length == 4
+    k, _ = step(chosen)
+    assert k[:, 0, 0, 0].tolist() == [1100, 1000, 1100]
+    assert k[:, 0, 4, 0].tolist() == [1004, 1104, 1204]
+    assert cache.length == 4
+    assert cache.positions.tolist() == [4, 2]
+    before, _ = step(cache)
+    assert before[:, 0, 4, 0].tolist() == [1004, 1104]
+    mask = chosen.mask
+    assert mask is not None
+    assert mask.shape == (3, 1, 1, 5)
