@@ -8,6 +8,7 @@ be present, moving averages of the original training; they are not needed and ar
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,12 @@ CODE_BOOK = ("codebook", "_vq_vae._embedding")
 TRAINING_ONLY = frozenset({"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"})
 LARGEST_FILE = 64 * 2**20
 """Bytes after decompression; the published file is about 8 MiB in float32."""
+
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, MemoryError),  # cut short, or a header that lies
+    *(zipfile.BadZipFile, zlib.error),  # damaged
+    *(NotImplementedError, RuntimeError),  # compressed in another way, or locked
+)
 
 Arrays = Mapping[str, NDArray[np.floating]]
 
@@ -85,7 +92,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[np.floating]]:
             arrays = {name: file[name] for name in file.files if name not in TRAINING_ONLY}
     except FileNotFoundError:
         raise FileFormatError(f"there is no mask codec file at {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except _UNREADABLE as error:
         raise FileFormatError(
             f"{path} cannot be read as an npz of arrays ({error}): fetch the file again"
         ) from error

@@ -112,7 +112,7 @@ class MaskCodec(nn.Module):
 
     def render(self, vectors: Tensor) -> Tensor:
         """Vectors [B 16 D] -> mask values [B 64 64], roughly -1..1, above 0 inside the mask."""
-        grid = vectors.transpose(1, 2).reshape(len(vectors), -1, CODE_GRID, CODE_GRID)
+        grid = vectors.transpose(1, 2).reshape(*vectors.shape[::2], CODE_GRID, CODE_GRID)
         return self.decoder(grid).squeeze(1)
 
     def encode(self, masks: Tensor) -> Tensor:
