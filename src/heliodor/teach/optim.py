@@ -11,10 +11,15 @@ from torch import Tensor, nn
 
 from heliodor.errors import TrainingError
 
+_KEPT = ("step", "exp_avg", "exp_avg_sq")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
     """Linear warm-up, then a cosine to zero (big_vision ``utils.create_learning_rate_schedule``).
+
+    Warm-up counts the step under way, so that the first one is not spent at a rate of zero, as the
+    reference's is.
 
     Attributes:
         steps: optimiser steps in all.
@@ -43,14 +48,15 @@ class AdamConfig:
         rate: full learning rate.
         decay: weight decay, not multiplied by ``rate``: update = -schedule * (rate * adam +
             decay * parameter).
-        decayed: pattern of the parameters that decay. The reference decays the kernels of the
-            image tower and the projector and nothing of the decoder.
+        decayed: pattern of the parameters that decay, if they have two dimensions or more. The
+            reference decays the kernels of the image tower, the projector, the pooling head and
+            the text tower, no embedding, and nothing of the decoder.
         clip: largest global gradient norm.
     """
 
     rate: float
     decay: float = 0.0
-    decayed: str = r"^(vision\..*|projector\.|pool\..*|text\..*)weight$"
+    decayed: str = r"^(vision\..*|projector\.|pool\..*|text\.(?!embedding).*)weight$"
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
@@ -118,15 +124,15 @@ class Adam:
         Raises:
             TrainingError: the names are those of another model.
         """
-        wanted = {f"{k}/{n}" for n in self.names for k in ("exp_avg", "exp_avg_sq", "step")}
-        if tensors and set(tensors) != wanted:
+        moved = [name for name in self.names if f"step/{name}" in tensors]
+        wanted = {f"{key}/{name}" for name in moved for key in _KEPT}
+        if set(tensors) != wanted:
             odd = sorted(set(tensors) ^ wanted)[:5]
             raise TrainingError(
                 f"the optimiser state belongs to another model; it differs in {odd}"
             )
-        if not tensors:
-            return
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            self._adam.state[parameter] = {
-                key: tensors[f"{key}/{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+        by_name = dict(zip(self.names, self.parameters, strict=True))
+        for name in moved:
+            self._adam.state[by_name[name]] = {
+                key: tensors[f"{key}/{name}"].clone() for key in _KEPT
             }

@@ -1,0 +1,115 @@
+"""Losses against plain loops, worked rows and transformers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tests.reference import training as slow
+
+from heliodor.teach.losses import row_losses, sigmoid_loss, suffix_weights
+
+
+def test_the_newline_predicts_the_first_answer_token_and_the_last_word_predicts_eos() -> None:
+    r"""Rows: "<bos> a \n | b c <eos>", "<bos> \n | <eos>", "<bos> a b c \n | d e <eos>"."""
+    weights = suffix_weights(torch.tensor([6, 3, 8]), torch.tensor([3, 2, 5]), 8)
+    assert weights.int().tolist() == [
+        [0, 0, 1, 1, 1, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 1, 0],
+    ]
+
+
+@pytest.mark.parametrize("length", range(2, 7))
+def test_exactly_the_tokens_behind_the_prefix_are_predicted(length: int) -> None:
+    for prefix in range(1, length):
+        (row,) = suffix_weights(torch.tensor([length]), torch.tensor([prefix]), 7)
+        predicted = [place + 1 for place in range(7) if row[place]]
+        assert predicted == list(range(prefix, length))
+
+
+def test_a_row_is_the_mean_over_its_own_tokens() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 6, 5)) * 3
+    rows = [([0, 1, 2, 3, 4, 1], 2), ([0, 3, 4], 2), ([0, 1, 2, 3], 1)]
+    tokens = torch.zeros(3, 6, dtype=torch.int64)
+    for index, (ids, _) in enumerate(rows):
+        tokens[index, : len(ids)] = torch.tensor(ids)
+    length = torch.tensor([len(ids) for ids, _ in rows])
+    prefix = torch.tensor([start for _, start in rows])
+    weights = suffix_weights(length, prefix, 6)
+
+    targets = tokens.roll(-1, dims=1)[weights]
+    found = row_losses(torch.tensor(logits)[weights], targets, weights)
+
+    wanted = [slow.answer_loss(logits[i], ids, start) for i, (ids, start) in enumerate(rows)]
+    assert found.tolist() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_long_answer_counts_as_much_as_a_short_one() -> None:
+    """One token of probability 1/4 and three of 1/2: 1.5 bits by row, 1.25 bits by token."""
+    half, quarter = [0.0, 0.0, -1e9, -1e9], [0.0] * 4
+    logits = torch.tensor([quarter, half, half, half])
+    weights = torch.tensor([[True, False, False], [True, True, True]])
+    rows = row_losses(logits, torch.tensor([2, 0, 1, 0]), weights)
+    bits = rows / math.log(2)
+    assert bits.tolist() == pytest.approx([2.0, 1.0])
+    assert float(bits.mean()) == pytest.approx(1.5)
+    by_token = (2 + 1 + 1 + 1) / 4
+    assert float(bits.mean()) != pytest.approx(by_token)
+
+
+def test_a_row_without_answer_costs_nothing_and_divides_by_nothing() -> None:
+    weights = torch.tensor([[False, False], [True, False]])
+    rows = row_losses(torch.zeros(1, 8), torch.tensor([3]), weights)
+    assert rows.tolist() == pytest.approx([0.0, math.log(8)])
+
+
+def test_the_sigmoid_loss_counts_every_pair() -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(5, 5)) * 4
+    same = np.eye(5, dtype=bool)
+    same[0, 3] = same[4, 1] = True
+    found = sigmoid_loss(torch.tensor(logits), torch.tensor(same))
+    assert float(found) == pytest.approx(slow.pair_loss(logits, same), rel=1e-12)
+    without_repeats = sigmoid_loss(torch.tensor(logits), torch.eye(5, dtype=torch.bool))
+    assert float(without_repeats) != pytest.approx(float(found), rel=1e-3)
+
+
+def test_undecided_scores_cost_one_bit_a_text() -> None:
+    found = sigmoid_loss(torch.zeros(6, 6), torch.eye(6, dtype=torch.bool))
+    assert float(found) == pytest.approx(6 * math.log(2))
+
+
+def test_large_scores_stay_finite() -> None:
+    logits = torch.full((2, 2), 1e4)
+    assert float(sigmoid_loss(logits, torch.eye(2, dtype=torch.bool))) == pytest.approx(1e4)
+
+
+@pytest.mark.parity
+def test_the_sigmoid_loss_is_that_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    config = transformers.SiglipConfig(
+        text_config={**small, "vocab_size": 11, "max_position_embeddings": 4},
+        vision_config={**small, "image_size": 8, "patch_size": 4},
+    )
+    model = transformers.SiglipModel(config).eval()
+    with torch.no_grad():
+        model.logit_scale.fill_(2.0)
+        model.logit_bias.fill_(-1.0)
+        output = model(
+            input_ids=torch.randint(0, 11, (3, 4)),
+            pixel_values=torch.randn(3, 3, 8, 8),
+            return_loss=True,
+        )
+    ours = sigmoid_loss(output.logits_per_image, torch.eye(3, dtype=torch.bool))
+    assert float(ours) == pytest.approx(float(output.loss), rel=1e-6)
+    assert float(ours) > 0.5
