@@ -39,7 +39,7 @@ def branch(monkeypatch: pytest.MonkeyPatch, *, fused: bool) -> None:
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize(("heads", "groups"), HEADS)
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "products"])
-def test_it_equals_the_formula(heads: int, groups: int, kind: str, fused: bool) -> None:
+def test_it_equals_the_formula(heads: int, groups: int, kind: str, *, fused: bool) -> None:
     q, k, v = tensors(heads, groups)
     mask = make_mask(kind)
     with torch.set_grad_enabled(not fused):
@@ -110,7 +110,7 @@ def test_only_training_on_a_cpu_leaves_the_fused_kernel(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_the_result_keeps_the_type_of_the_queries(dtype: torch.dtype, grad: bool) -> None:
+def test_the_result_keeps_the_type_of_the_queries(dtype: torch.dtype, *, grad: bool) -> None:
     q, k, v = tensors(4, 2, dtype)
     with torch.set_grad_enabled(grad):
         found = attend(q, k, v, make_mask("rows"))

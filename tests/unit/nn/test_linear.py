@@ -34,7 +34,7 @@ def test_narrow_weights_compute_in_float32_on_a_cpu_alone(dtype: torch.dtype) ->
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", NARROW)
 def test_the_result_is_that_of_float32_on_the_rounded_weights(
-    dtype: torch.dtype, bias: bool
+    dtype: torch.dtype, *, bias: bool
 ) -> None:
     layer = Linear(9, 5, bias=bias).to(dtype)
     x = noise(3, 9)
