@@ -99,11 +99,15 @@ def pair_up(images: Sequence[Pictures], prompts: Sequence[str]) -> list[tuple[Pi
     """The pictures of every prompt; one picture serves all prompts.
 
     Raises:
-        InputError: counts that do not pair up, or a bare string where a list is expected.
+        InputError: counts that do not pair up, or one thing where a list is expected.
         PromptError: a prompt that is not a string.
     """
-    if isinstance(prompts, str) or isinstance(images, str | bytes):
-        raise InputError("generate takes a list of pictures and a list of prompts, not one of each")
+    lists: dict[str, object] = {"pictures": images, "prompts": prompts}
+    for name, given in lists.items():
+        if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
+            raise InputError(
+                f"a list of {name} is expected, not a {type(given).__name__}: put it in brackets"
+            )
     for prompt in prompts:
         if not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise PromptError(f"a prompt must be a string, not {type(prompt).__name__}")
