@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from heliodor.models.pair import PoolingHead, SiglipText
+from heliodor.models.pair import PoolingHead, SiglipPair, SiglipText
 from heliodor.models.siglip import SiglipVision
 from heliodor.nn.linear import Linear
 from heliodor.nn.norm import RMSNorm
 
 _DEEP = ("vision", "language")
+_QUIET = 0.2  # of the pooling head's network, which would blur what was centred
 
 
 def initialise(module: nn.Module, seed: int) -> None:
@@ -29,8 +31,7 @@ def initialise(module: nn.Module, seed: int) -> None:
         seed: the same seed gives the same parameters.
     """
     generator = torch.Generator().manual_seed(seed)
-    found: Any = module.named_modules()
-    parts: dict[str, nn.Module] = dict(found)
+    parts = dict(cast("Iterator[tuple[str, nn.Module]]", module.named_modules()))
     blocks = {root: sum(_inside(name, root, "attention") for name in parts) for root in _DEEP}
     with torch.no_grad():
         for name, part in parts.items():
@@ -60,3 +61,23 @@ def _inside(name: str, root: str, ends: str | tuple[str, ...]) -> bool:
 
 def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
     parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+@torch.no_grad()
+def centre_pair(pair: SiglipPair, pixels: Tensor, tokens: Tensor) -> None:
+    """Shift two biases so that the embeddings of a batch have mean zero, pictures and texts.
+
+    Fresh towers map everything into a narrow cone: all cosines are near one, and the loss has to
+    open the cone before it can learn anything else.
+
+    Args:
+        pair: freshly drawn.
+        pixels: [B 3 H W] in -1..1, typical pictures.
+        tokens: int64 [C T], typical texts.
+    """
+    pool = pair.pool
+    features = pair.vision(pixels)
+    pool.mlp.down.weight.mul_(_QUIET)
+    pool.out.bias.sub_(pool(features).mean(0))
+    pool.mlp.down.bias.sub_(pool(features).mean(0))
+    pair.text.head.bias.sub_(pair.text(tokens).mean(0))

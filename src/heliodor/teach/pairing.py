@@ -16,6 +16,8 @@ from heliodor.teach.data.scenes import Scene, render_scene, render_single
 from heliodor.teach.losses import sigmoid_loss
 from heliodor.text import Tokenizer
 
+_PLAIN, _WILD = 0.1, 1.6  # strength of the looks at the start and end of the ramp
+
 Item = tuple[int, str | None]
 """A concept's id and the colour it is painted or called in."""
 
@@ -46,6 +48,8 @@ class PairObjective:
         images: pictures of a batch.
         singles: share of pictures that show one thing; the rest are scenes.
         seed: of the whole run.
+        ramp: steps over which the looks of single things grow from plain to wild: drawings first,
+            variations after.
         styles: artwork to draw from.
     """
 
@@ -55,12 +59,15 @@ class PairObjective:
     images: int
     singles: float
     seed: int
+    ramp: int = 0
     styles: tuple[str, ...] = TRAIN_STYLES
 
     def batch(self, step: int) -> PairBatch:
         """The batch of a step."""
         rng = np.random.default_rng([self.seed, step])
-        scenes = [self._scene(rng) for _ in range(self.images)]
+        grown = min(1.0, step / self.ramp) if self.ramp else 1.0
+        strength = _PLAIN + (_WILD - _PLAIN) * grown
+        scenes = [self._scene(rng, strength) for _ in range(self.images)]
         seen = [_items(scene) for scene in scenes]
         told = [_told(rng, items) for items in seen]
         tokens = [self._tokens(_words(rng, items)) for items in told]
@@ -82,9 +89,9 @@ class PairObjective:
         """Nothing to read in a pair."""
         return []
 
-    def _scene(self, rng: np.random.Generator) -> Scene:
+    def _scene(self, rng: np.random.Generator, strength: float) -> Scene:
         if rng.random() < self.singles:
-            return render_single(rng, size=self.size, styles=self.styles)
+            return render_single(rng, size=self.size, styles=self.styles, strength=strength)
         return render_scene(rng, size=self.size, styles=self.styles)
 
     def _tokens(self, text: str) -> list[int]:

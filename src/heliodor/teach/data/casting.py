@@ -82,7 +82,7 @@ def choose_looks(
                 concept=concept,
                 style=favourite if favourite in choices else style,
                 side=1.0,
-                colour=_choose_colour(rng, ground_colour),
+                colour=_choose_colour(rng, ground_colour, strength),
                 strength=strength,
             )
         seen[concept.id] = look
@@ -90,9 +90,11 @@ def choose_looks(
     return looks
 
 
-def _choose_colour(rng: np.random.Generator, ground_colour: str | None) -> NamedColour | None:
+def _choose_colour(
+    rng: np.random.Generator, ground_colour: str | None, strength: float
+) -> NamedColour | None:
     """A colour to paint a thing in, never that of the plain ground behind it; mostly None."""
-    if rng.random() >= _TINTED:
+    if rng.random() >= _TINTED * min(1.0, strength):
         return None
     choices = [c for c in COLOURS if c.name != ground_colour]
     return choices[int(rng.integers(len(choices)))]

@@ -103,19 +103,24 @@ def render_scene(
 
 
 def render_single(
-    rng: np.random.Generator, *, size: int = 64, styles: tuple[str, ...] = TRAIN_STYLES
+    rng: np.random.Generator,
+    *,
+    size: int = 64,
+    styles: tuple[str, ...] = TRAIN_STYLES,
+    strength: float = 1.6,
 ) -> Scene:
-    """Draw one thing that fills most of a small picture, varied strongly, for image-text pairs.
+    """Draw one thing that fills most of a small picture, for image-text pairs.
 
     Args:
         rng: Where chance comes from.
         size: Side of the picture in pixels.
         styles: Artwork to draw from.
+        strength: How much its look varies: 1.0 as in scenes, above 0.
     """
     pool = available(styles)
     concept = pool[int(rng.integers(len(pool)))]
     ground, ground_colour = background(rng, size)
-    (look,) = choose_looks(rng, [concept], styles, ground_colour, strength=1.6)
+    (look,) = choose_looks(rng, [concept], styles, ground_colour, strength=strength)
     look = replace(look, side=size * float(rng.uniform(0.6, 1.02)))
     return _paint(rng, ground, ground_colour, arrange(rng, [look], ground, 0.0))
 

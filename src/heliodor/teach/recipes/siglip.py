@@ -14,11 +14,11 @@ from heliodor.checkpoints.positions import resize_positions
 from heliodor.errors import TrainingError
 from heliodor.models.pair import SiglipPair, SiglipPairConfig, SiglipTextConfig
 from heliodor.models.presets import TINY_VISION
-from heliodor.teach.init import initialise
+from heliodor.teach.init import centre_pair, initialise
 from heliodor.teach.loop import Run, train
 from heliodor.teach.optim import AdamConfig, Schedule
-from heliodor.teach.pairing import PairObjective
-from heliodor.teach.recipes.settings import override
+from heliodor.teach.pairing import PairObjective, pixels_in
+from heliodor.teach.recipes.settings import at_least_one, override
 from heliodor.text import Tokenizer
 from heliodor.zoo import TOKENIZER
 
@@ -29,21 +29,26 @@ TEXT = SiglipTextConfig(vocab_size=2560, length=12, width=256, depth=2, num_head
 class SiglipSettings:
     """Numbers of the run; the second stage is ``scene_*``."""
 
-    steps: int = 450
-    images: int = 256
+    steps: int = 1400
+    images: int = 128
     size: int = 64
-    rate: float = 1e-3
+    rate: float = 3e-4
     scene_steps: int = 150
-    scene_images: int = 128
+    scene_images: int = 64
     scene_size: int = 112
-    scene_rate: float = 5e-4
+    scene_rate: float = 2e-4
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse runs of nothing."""
+        at_least_one(self, "steps", "images", "scene_steps", "scene_images")
 
 
 class TinySiglip:
     """Train tiny's image tower as one half of a SigLIP pair.
 
-    450 steps of 256 pictures of one thing at 64 pixels, then 150 steps of 128 scenes at 112.
+    1,400 steps of 128 pictures of one thing at 64 pixels, whose looks grow from plain to wild over
+    the first half, then 150 steps of 64 scenes at 112.
     """
 
     def run(self, workdir: Path, overrides: Mapping[str, str], *, resume: bool) -> None:
@@ -51,7 +56,8 @@ class TinySiglip:
         settings = override(SiglipSettings(), overrides)
         start_fresh(workdir, resume=resume)
         first = stage(settings, size=settings.size, scenes=False)
-        train(first[0], first[1], workdir / "singles")
+        if train(first[0], first[1], workdir / "singles").step < settings.steps:
+            return
         second = stage(settings, size=settings.scene_size, scenes=True)
         carry(first[1].model.state_dict(), second[1].model)
         train(second[0], second[1], workdir / "scenes")
@@ -72,12 +78,17 @@ def stage(settings: SiglipSettings, *, size: int, scenes: bool) -> tuple[Run, Pa
         images=images,
         singles=0.0 if scenes else 1.0,
         seed=settings.seed + int(scenes),
+        ramp=0 if scenes else settings.steps // 2,
     )
+    if not scenes:
+        first = objective.batch(0)
+        centre_pair(model, pixels_in(first.pixels), first.tokens)
     steps = settings.scene_steps if scenes else settings.steps
     run = Run(
         name="siglip scenes" if scenes else "siglip singles",
         adam=AdamConfig(rate=settings.scene_rate if scenes else settings.rate, beta2=0.95),
         schedule=Schedule(steps=steps, warmup=max(1, steps // 12), floor=0.05),
+        data=f"{images} pictures of {size} pixels a step, seed {objective.seed}",
         log_every=10,
     )
     return run, objective
