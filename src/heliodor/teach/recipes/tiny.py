@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from heliodor.checkpoints import transformers as transformers_layout
 from heliodor.checkpoints.positions import resize_positions
 from heliodor.errors import TrainingError
 from heliodor.models.paligemma import PaliGemma
@@ -19,7 +20,7 @@ from heliodor.teach.data.sources import DocumentSource, ReadingSource, SceneSour
 from heliodor.teach.init import initialise
 from heliodor.teach.loop import Run, train
 from heliodor.teach.optim import AdamConfig, Schedule
-from heliodor.teach.recipes.settings import override
+from heliodor.teach.recipes.settings import at_least_one, override
 from heliodor.teach.recipes.siglip import start_fresh
 from heliodor.teach.state import newest_model
 from heliodor.text import Tokenizer
@@ -35,7 +36,8 @@ class TinySettings:
 
     Attributes:
         stage: "low", "high" or "mix": which mixture is drawn.
-        start: folder of an earlier run whose newest state is taken over; empty for none.
+        start: what to take over: the folder of an earlier run, whose newest state counts, or of a
+            checkpoint in transformers layout; empty for nothing.
         size: side of the pictures in pixels.
         images: pictures of a batch.
         turns: questions about each scene.
@@ -54,15 +56,17 @@ class TinySettings:
     seed: int = 11
     sample_every: int = 200
 
+    def __post_init__(self) -> None:
+        """Refuse runs of nothing."""
+        at_least_one(self, "images", "turns", "steps")
 
-LOW = TinySettings(
-    stage="low", start="", size=112, images=32, turns=4, steps=2400, rate=1e-3
-)
+
+LOW = TinySettings(stage="low", start="", size=112, images=24, turns=4, steps=1800, rate=5e-4)
 HIGH = TinySettings(
-    stage="high", start="", size=224, images=16, turns=4, steps=1200, rate=6e-4, seed=12
+    stage="high", start="", size=224, images=12, turns=4, steps=1500, rate=4e-4, seed=12
 )
 MIX = TinySettings(
-    stage="mix", start="", size=224, images=16, turns=4, steps=600, rate=3e-4, seed=13
+    stage="mix", start="", size=224, images=12, turns=4, steps=800, rate=2e-4, seed=13
 )
 
 
@@ -86,7 +90,7 @@ def stage(settings: TinySettings) -> tuple[Run, AnswerObjective]:
     model = PaliGemma(tiny(EMBEDDINGS, tokenizer.vocab_size - 1, settings.size))
     initialise(model, settings.seed)
     if settings.start:
-        take_over(model, newest_model(Path(settings.start)))
+        take_over(model, found(Path(settings.start)))
     drawn = mixture(settings)
     shown = [
         source(np.random.default_rng([_SHOWN, turn, index]))
@@ -105,6 +109,8 @@ def stage(settings: TinySettings) -> tuple[Run, AnswerObjective]:
         name=f"tiny {settings.stage}",
         adam=AdamConfig(rate=settings.rate, decay=settings.decay, beta2=0.98),
         schedule=Schedule(steps=settings.steps, warmup=settings.warmup, floor=settings.floor),
+        data=f"{settings.images} pictures of {settings.size} pixels a step, "
+        f"{settings.turns} questions each, seed {settings.seed}",
         sample_every=settings.sample_every,
     )
     return run, objective
@@ -118,10 +124,10 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
     """
     size, turns = settings.size, settings.turns
     if settings.stage == "low":
-        asks = TaskMix(tasks={"caption": 0.3, "ask": 0.35, "detect": 0.35})
+        asks = TaskMix(tasks={"caption": 0.3, "ask": 0.3, "detect": 0.4})
         return (
-            (0.7, SceneSource(size=size, turns=turns, mix=asks)),
-            (0.3, ReadingSource(size=size)),
+            (0.8, SceneSource(size=size, turns=turns, mix=asks)),
+            (0.2, ReadingSource(size=size)),
         )
     if settings.stage not in ("high", "mix"):
         raise TrainingError(f"no stage '{settings.stage}'; there are low, high and mix")
@@ -133,6 +139,13 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
     )
 
 
+def found(place: Path) -> Mapping[str, Tensor]:
+    """Parameters by name, of a checkpoint or of a run's newest state."""
+    if (place / "config.json").is_file():
+        return transformers_layout.load(place, dtype="float32").state_dict()
+    return newest_model(place)
+
+
 def take_over(model: PaliGemma, found: Mapping[str, Tensor]) -> None:
     """Give a fresh model whatever an earlier stage learned.
 
@@ -140,13 +153,20 @@ def take_over(model: PaliGemma, found: Mapping[str, Tensor]) -> None:
     this model's pictures.
 
     Raises:
-        TrainingError: ``found`` holds no image tower.
+        TrainingError: ``found`` holds no whole image tower, or tensors of another shape.
     """
     wanted = model.state_dict()
     known = {name: value for name, value in found.items() if name in wanted}
-    if "vision.position" not in known:
-        raise TrainingError("the earlier run's state holds no image tower to start from")
+    missing = [name for name in wanted if name.startswith("vision.") and name not in known]
+    if missing:
+        raise TrainingError(
+            f"the earlier run's state holds no whole image tower to start from; {missing[0]} is "
+            "missing"
+        )
     known["vision.position"] = resize_positions(
         known["vision.position"], model.config.vision.num_tokens
     )
-    model.load_state_dict(wanted | known)
+    try:
+        model.load_state_dict(wanted | known)
+    except RuntimeError as error:
+        raise TrainingError(f"the earlier run trained another model: {error}") from error
