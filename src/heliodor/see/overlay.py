@@ -1,8 +1,8 @@
 """A picture with boxes, masks and words on it.
 
 Colours are Okabe and Ito's, which people with any colour vision can tell apart; one colour a label.
-Latin text is set in the face that Pillow carries, so that pictures are the same everywhere; other
-scripts use the first wide font found on the machine.
+Plain ASCII is set in the face that Pillow carries, so that pictures are the same everywhere; accents
+and other scripts, which it lacks, use the first fitting font found on the machine.
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ WIDE_FONTS = (
     "Hiragino Sans GB.ttc",
     "msyh.ttc",
     "msgothic.ttc",
+)
+LATIN_FONTS = (
     "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "LiberationSans-Regular.ttf",
+    "Arial.ttf",
+    "Helvetica.ttc",
 )
 
 
@@ -89,9 +95,13 @@ def write_below(image: Image.Image, lines: Sequence[str], *, min_width: int = 44
     size = (image.width * scale, image.height * scale)
     picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     side = max(14, size[0] // 32)
-    font = _font("".join(lines), side)
+    font, text = _set("\n".join(" ".join(line.split()) for line in lines), side)
     margin, step = side * 2 // 3, side * 3 // 2
-    rows = [row for line in lines for row in _wrap(line, font, size[0] - 2 * margin)]
+    rows = (
+        []
+        if not lines
+        else [row for line in text.split("\n") for row in _wrap(line, font, size[0] - 2 * margin)]
+    )
     strip = step * len(rows) + margin if rows else 0
     page = Image.new("RGB", (size[0], size[1] + strip), PAPER)
     page.paste(picture)
@@ -138,7 +148,7 @@ def _tab(pen: ImageDraw.ImageDraw, mark: Mark, size: tuple[int, int], colour: Co
     if not text:
         return
     side = min(max(10, round(min(size) / 24)), 32)
-    font = _font(text, side)
+    font, text = _set(text, side)
     pad = max(2, side // 5)
     width, height = round(pen.textlength(text, font)) + 2 * pad, side + 2 * pad
     left, top, _, _ = _inside(mark.xyxy, size)
@@ -157,8 +167,8 @@ def _against(colour: Colour) -> Colour:
 
 
 @cache
-def _wide_font(side: int) -> Font | None:
-    for name in WIDE_FONTS:
+def _installed(names: tuple[str, ...], side: int) -> Font | None:
+    for name in names:
         try:
             return ImageFont.truetype(name, side)
         except OSError:
@@ -167,13 +177,21 @@ def _wide_font(side: int) -> Font | None:
 
 
 @cache
-def _plain_font(side: int) -> Font:
+def _carried(side: int) -> Font:
     return ImageFont.load_default(float(side))
 
 
-def _font(text: str, side: int) -> Font:
-    latin = all(ord(letter) < 0x250 or 0x2010 <= ord(letter) <= 0x203A for letter in text)
-    return _plain_font(side) if latin else _wide_font(side) or _plain_font(side)
+def _set(text: str, side: int) -> tuple[Font, str]:
+    """A face with the letters of the text, and the text as that face can write it."""
+    if text.isascii():
+        return _carried(side), text
+    latin = all(ord(letter) < 0x250 for letter in text)
+    names = (*LATIN_FONTS, *WIDE_FONTS) if latin else (*WIDE_FONTS, *LATIN_FONTS)
+    font = _installed(names, side)
+    if font is not None:
+        return font, text
+    bare = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return _carried(side), "".join(bare).encode("ascii", "replace").decode()
 
 
 def _wrap(line: str, font: Font, width: int) -> list[str]:

@@ -110,7 +110,7 @@ def arrays() -> dict[str, np.ndarray]:
 @pytest.fixture
 def save(tmp_path) -> Callable[[dict[str, np.ndarray]], str]:
     def write(arrays: dict[str, np.ndarray]) -> str:
-        np.savez(tmp_path / "codec.npz", **arrays)
+        np.savez(tmp_path / "codec.npz", allow_pickle=False, **arrays)
         return str(tmp_path / "codec.npz")
 
     return write

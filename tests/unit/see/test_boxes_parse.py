@@ -183,10 +183,8 @@ def test_a_long_answer_is_read_in_linear_time():
     ("loc", "proper"), [(FIRST, True), ((5, 1, 5, 9), False), ((9, 1, 5, 9), False)]
 )
 def test_swapped_and_empty_boxes_are_known(loc, proper):
-    assert (
-        ParsedBox(label="", loc=loc, codes=None, span=Span(0, 0), loc_span=Span(0, 0)).proper
-        is proper
-    )
+    box = ParsedBox(label="", loc=loc, codes=None, span=Span(0, 0), loc_span=Span(0, 0))
+    assert box.proper is proper
 
 
 def test_boxes_load_no_torch():

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
+from heliodor.see import overlay
 from heliodor.see.overlay import COLOURS, INK, PAPER, TINT, Mark, draw_marks, write_below
 
 GREY = (100, 100, 100)
@@ -165,6 +166,13 @@ def test_scripts_without_spaces_are_wrapped():
     page = write_below(grey(), ["花の上に蜂がいる。" * 12])
     assert page.height > write_below(grey(), ["花"]).height + 40
     assert np.asarray(page.convert("L"))[480:, 472:].min() > 128
+
+
+def test_without_fonts_accents_are_dropped_and_other_scripts_marked(monkeypatch):
+    monkeypatch.setattr(overlay, "LATIN_FONTS", ())
+    monkeypatch.setattr(overlay, "WIDE_FONTS", ())
+    accented, plain = write_below(grey(), ["Überblick 蜂"]), write_below(grey(), ["Uberblick ?"])
+    assert ImageChops.difference(accented, plain).getbbox() is None
 
 
 def test_no_lines_no_strip():
