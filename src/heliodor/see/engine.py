@@ -111,7 +111,12 @@ class Engine:
     @torch.no_grad()
     def encode_image(self, image: Picture) -> ImageFeatures:
         """Run the image tower once, for many prompts about one picture."""
-        return image if isinstance(image, ImageFeatures) else self._encode([image])[0]
+        return self.encode_images([image])[0]
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[Picture]) -> list[ImageFeatures]:
+        """Run the image tower once over several pictures, as one batch."""
+        return [row[0] for row in self._features([[image] for image in images])]
 
     def generate(
         self,
@@ -120,7 +125,7 @@ class Engine:
         *,
         max_new_tokens: int = 64,
         sampler: Sampler | Beam = Greedy(),  # noqa: B008 - frozen and without state
-        constraint: Constraint | None = None,
+        constraint: Constraint | Sequence[Constraint | None] | None = None,
         seed: int | None = None,
     ) -> list[Generation]:
         """Continue prompts about pictures, as one batch whose rows do not influence each other.
@@ -131,7 +136,7 @@ class Engine:
             prompts: the text before the newline, as :mod:`heliodor.see.prompt` writes it.
             max_new_tokens: tokens at most, ``<eos>`` included.
             sampler: how a token is chosen; Beam searches.
-            constraint: what may be written, the same for every row.
+            constraint: what may be written: one for every row, or one a row, None for a free one.
             seed: of the sampler, row by row, so that a row does not depend on its neighbours; None
                 draws from torch's own generator.
 
@@ -159,7 +164,7 @@ class Engine:
                 logits,
                 cache,
                 self._plan(max_new_tokens, sampler),
-                constraints=None if constraint is None else [constraint] * len(rows),
+                constraints=_per_row(constraint, len(rows)),
                 generator=self._generators(seed, len(rows)),
             )
         return [self._generation(row) for row in decoded]
@@ -286,3 +291,11 @@ class Engine:
         if seed is None:
             return None
         return [torch.Generator(self.device).manual_seed(seed + row) for row in range(rows)]
+
+
+def _per_row(
+    constraint: Constraint | Sequence[Constraint | None] | None, rows: int
+) -> Sequence[Constraint | None] | None:
+    if constraint is None or isinstance(constraint, Sequence):
+        return constraint
+    return [constraint] * rows

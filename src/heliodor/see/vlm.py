@@ -136,19 +136,37 @@ class VisionLanguageModel(Engine):
         Raises:
             PromptError: no label, or one that holds ";" or a line break.
         """
-        features = self.encode_image(image)
-        asked = words.split_labels(labels)
-        boxes = self._objects(features, words.detect(labels), asked, max_objects, masks=False)
-        return to_detections(boxes, features.size)
+        return self.detect_batch([image], [labels], max_objects=max_objects)[0]
+
+    def detect_batch(
+        self,
+        images: Sequence[Picture],
+        labels: Sequence[str | Sequence[str]],
+        *,
+        max_objects: int = 64,
+    ) -> list[Detections]:
+        """:meth:`detect` for several pictures at once, each with labels of its own."""
+        features = self.encode_images(images)
+        found = self._objects(features, labels, max_objects, masks=False)
+        return [to_detections(b, f.size) for b, f in zip(found, features, strict=True)]
 
     def segment(
         self, image: Picture, labels: str | Sequence[str], *, max_objects: int = 16
     ) -> Segments:
         """Where things are, to the pixel. Arguments and errors are those of :meth:`detect`."""
-        features = self.encode_image(image)
-        asked = words.split_labels(labels)
-        boxes = self._objects(features, words.segment(labels), asked, max_objects, masks=True)
-        return to_segments(self.codec, boxes, features.size)
+        return self.segment_batch([image], [labels], max_objects=max_objects)[0]
+
+    def segment_batch(
+        self,
+        images: Sequence[Picture],
+        labels: Sequence[str | Sequence[str]],
+        *,
+        max_objects: int = 16,
+    ) -> list[Segments]:
+        """:meth:`segment` for several pictures at once, each with labels of its own."""
+        features = self.encode_images(images)
+        found = self._objects(features, labels, max_objects, masks=True)
+        return [to_segments(self.codec, b, f.size) for b, f in zip(found, features, strict=True)]
 
     def save(
         self,
@@ -179,20 +197,42 @@ class VisionLanguageModel(Engine):
 
     def _objects(
         self,
-        features: ImageFeatures,
-        prompt: str,
-        labels: Sequence[str],
+        features: Sequence[ImageFeatures],
+        labels: Sequence[str | Sequence[str]],
         max_objects: int,
         *,
         masks: bool,
-    ) -> tuple[ScoredBox, ...]:
+    ) -> list[tuple[ScoredBox, ...]]:
         """Objects under the grammar of their kind, with the scores of their tokens."""
+        if not features or len(features) != len(labels):
+            raise InputError(
+                f"{len(features)} pictures came with {len(labels)} sets of labels: give one for "
+                "each picture, at least one"
+            )
+        prompts = [words.segment(asked) if masks else words.detect(asked) for asked in labels]
+        grammars = [
+            self._grammar(words.split_labels(asked), max_objects, masks=masks) for asked in labels
+        ]
+        longest = max(len(label) for grammar in grammars for label in grammar.labels)
+        per_object = 4 + (16 if masks else 0) + longest + len(grammars[0].separator)
+        images = max(f.tokens.shape[0] for f in features)
+        asked = max(len(self.tokenizer.encode(prompt)) for prompt in prompts)
+        room = self.model.config.language.context - images - asked - 2
+        generations = self.generate(
+            features,
+            prompts,
+            max_new_tokens=max(1, min(max_objects * per_object + 1, room)),
+            constraint=grammars,
+        )
+        return [self._read_objects(found) for found in generations]
+
+    def _grammar(self, labels: Sequence[str], max_objects: int, *, masks: bool) -> DetectGrammar:
         encode = self.tokenizer.encode
         named = tuple(tuple(encode(f" {label}")) for label in labels)
         together = encode(f" {labels[0]}{_SEPARATOR}")
         split = len(named[0])
         fits = tuple(together[:split]) == named[0]
-        grammar = DetectGrammar(
+        return DetectGrammar(
             loc_start=self.tokenizer.loc_start,
             seg_start=self.tokenizer.seg_start if masks else None,
             labels=named,
@@ -200,17 +240,8 @@ class VisionLanguageModel(Engine):
             eos=self.tokenizer.eos,
             max_objects=max_objects,
         )
-        longest = max(len(label) for label in named) + len(grammar.separator)
-        per_object = 4 + (16 if masks else 0) + longest
-        room = (
-            self.model.config.language.context - features.tokens.shape[0] - len(encode(prompt)) - 2
-        )
-        (found,) = self.generate(
-            [features],
-            [prompt],
-            max_new_tokens=max(1, min(max_objects * per_object + 1, room)),
-            constraint=grammar,
-        )
+
+    def _read_objects(self, found: Generation) -> tuple[ScoredBox, ...]:
         text = self.tokenizer.stream()
         pieces = [
             TokenPiece(text.push(token), logprob)
