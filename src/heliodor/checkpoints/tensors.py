@@ -44,7 +44,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
 _MAX_AXES = 32
-_CHUNK = 64 * 2**20  # bytes copied at a time
+_CHUNK = 16 * 2**20  # bytes copied at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from heliodor.checkpoints.blueprint import blueprint
 from heliodor.checkpoints.config import CONFIG, config_values, read_config
 from heliodor.checkpoints.files import Replacement, to_json
 from heliodor.checkpoints.keymap import HUB, PALIGEMMA, Match, Spelling
@@ -33,6 +34,7 @@ FLOATS: dict[str, torch.dtype] = {
 }
 """The types in which a model may rest."""
 
+_PIECE = 2**22  # values looked at together
 _POSITION = "vision.position"
 _EMBEDDING = "language.embedding.weight"
 _READABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -116,8 +118,7 @@ def load(
     stored = read_config(folder)
     config = stored if image_size is None else _at_size(stored, image_size)
     tensors = open_tensors(folder)
-    with torch.device("meta"):
-        model = PaliGemma(config)
+    model = blueprint(config)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     wanted[_POSITION] = (stored.vision.num_tokens, stored.vision.width)
     match = PALIGEMMA.match(wanted, {n: tensors.entry(n).shape for n in tensors}, folder)
@@ -164,7 +165,8 @@ def _resting_dtype(tensors: Tensors, match: Match) -> torch.dtype:
 
 
 def _check_fits(target: Tensor, source: str, folder: Path) -> None:
-    if not bool(torch.isfinite(target).all()):
+    """A value too large for the type has become infinite; looked for a piece at a time."""
+    if not all(bool(torch.isfinite(piece).all()) for piece in target.view(-1).split(_PIECE)):
         raise CheckpointError(
             f"{folder}: {source} holds values that {target.dtype} cannot; load as bfloat16 or "
             "float32"

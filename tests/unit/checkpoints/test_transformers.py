@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,3 +274,16 @@ def test_a_folder_without_tokenizer_says_so(
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
         open_checkpoint(tmp_path).tokenizer()
+
+
+def test_loading_does_not_load_the_compiler(
+    tmp_path: Path, model: PaliGemma, tokenizer: Tokenizer
+) -> None:
+    save(model, tokenizer, PROCESSOR, tmp_path)
+    code = (
+        "import sys; from heliodor.checkpoints import open_checkpoint; "
+        f"open_checkpoint({str(tmp_path)!r}).load(); "
+        "print([m for m in ('sympy', 'torch._inductor', 'huggingface_hub') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"
