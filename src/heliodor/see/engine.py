@@ -91,13 +91,20 @@ class Engine:
             processor: pictures to pixels.
 
         Raises:
-            ConfigError: the tokenizer knows ids that the model has no rows for.
+            ConfigError: parts that do not belong together: <loc> or <seg> ids that the model
+                never predicts, or pictures of another size than it takes.
         """
         last = tokenizer.seg_start + 127
-        if last >= model.config.language.vocab_size:
+        predicted = min(model.config.num_predicted, model.config.language.vocab_size)
+        if last >= predicted:
             raise ConfigError(
-                f"the tokenizer's <loc> and <seg> end at id {last}, the model's table has "
-                f"{model.config.language.vocab_size} rows: they do not belong together"
+                f"the tokenizer's <loc> and <seg> end at id {last}, the model predicts ids below "
+                f"{predicted}: they do not belong together"
+            )
+        if processor.size != model.config.vision.image_size:
+            raise ConfigError(
+                f"the processor makes pictures of {processor.size} pixels, the model takes "
+                f"{model.config.vision.image_size}"
             )
         self.model = model
         self.tokenizer = tokenizer
@@ -145,11 +152,11 @@ class Engine:
             PromptError: a prompt that leaves no room in the model's context.
             ImageError: a picture that cannot be opened.
         """
+        if isinstance(sampler, Beam) and constraint is not None:
+            raise InputError("Beam searches the model's own text and takes no constraint")
         rows = pair_up(images, prompts)
         logits, cache = self._prefill(rows, prompts, max_new_tokens)
         if isinstance(sampler, Beam):
-            if constraint is not None:
-                raise InputError("Beam searches the model's own text and takes no constraint")
             decoded = sampler.search(
                 self.model,
                 logits,
@@ -175,11 +182,18 @@ class Engine:
         prompt: str,
         *,
         max_new_tokens: int = 64,
-        sampler: Sampler = Greedy(),  # noqa: B008 - frozen and without state
+        sampler: Sampler | Beam = Greedy(),  # noqa: B008 - frozen and without state
         constraint: Constraint | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """The text of :meth:`generate` piece by piece, as soon as each is certain."""
+        """The text of :meth:`generate` piece by piece, as soon as each character is whole.
+
+        What a constraint disowns at the end (a duplicate box, a repeated phrase) has been given by
+        then. Arguments and errors are those of :meth:`generate`; Beam, which knows its text only
+        at the end, is refused.
+        """
+        if isinstance(sampler, Beam):
+            raise InputError("Beam knows its text only at the end and cannot be streamed")
         rows = pair_up([image], [prompt])
         logits, cache = self._prefill(rows, [prompt], max_new_tokens)
         steps = decode(
@@ -273,10 +287,12 @@ class Engine:
     def _forbidden(self) -> Tensor:
         """Ids that are never an answer: padding rows of the table and control tokens."""
         rows = torch.arange(self.model.config.language.vocab_size, device=self.device)
-        control = [self.tokenizer.pad, self.tokenizer.bos]
-        return (rows >= self.model.config.num_predicted) | torch.isin(
-            rows, torch.tensor(control, device=self.device)
-        )
+        words = self.tokenizer
+        control = [words.pad, words.bos]
+        if words.image_token is not None:
+            control.append(words.image_token)
+        named = min(self.model.config.num_predicted, words.vocab_size)
+        return (rows >= named) | torch.isin(rows, torch.tensor(control, device=self.device))
 
     def _plan(self, max_new_tokens: int, sampler: Sampler) -> Plan:
         return Plan(
