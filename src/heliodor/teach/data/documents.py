@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from heliodor.errors import InputError
+from heliodor.errors import DataError, InputError
 from heliodor.see.prompt import ask
 from heliodor.teach.data.figures import BarChart, Table, draw_chart, draw_table
 from heliodor.teach.data.fonts import TextSplit
@@ -34,7 +34,8 @@ __all__ = ["Content", "Document", "DocumentKind", "document_example"]
 Rng = np.random.Generator
 Content = Receipt | PriceBoard | OpeningHours | Directions | NameCard | Table | BarChart
 
-_SMALLEST = 96
+_SMALLEST = 112
+_FACES, _CONTENTS = 40, 12  # tries; wide faces leave little room in small pictures
 _SCRIPTS = frozenset({"Dancing Script", "Lobster"})  # small print in them cannot be read
 
 
@@ -81,29 +82,22 @@ def document_example(
 
     Args:
         rng: the source of every choice; the same generator state gives the same document.
-        size: width and height in pixels, at least 96; small pictures hold less.
+        size: width and height in pixels, at least 112; small pictures hold less.
         split: TRAIN draws with installed families, TEST with the held-out ones. Draw the two from
             different seeds.
         kind: what to draw; anything, all kinds equally likely except cards (half), when absent.
 
     Raises:
         InputError: `size` is too small.
-        DataError: no training font is installed.
+        DataError: no training font is installed, or none in which such a document fits.
     """
     if size < _SMALLEST:
         raise InputError(
             f"a document of {size} x {size} pixels cannot be read; "
             f"size must be at least {_SMALLEST}"
         )
-    limits = Limits(
-        entries=max(2, min(5, size // 40)), columns=max(1, size // 72), letters=max(5, size // 20)
-    )
     chosen = kind or pick(rng, (*DocumentKind, *tuple(DocumentKind)[:4]))
-    face = pick_face(rng, split, without=_SCRIPTS)
-    look = draw_look(
-        rng, face, size, signlike=chosen in (DocumentKind.SIGN, DocumentKind.NAME_CARD)
-    )
-    content, page = _page(rng, chosen, look, limits, size - 8)
+    content, page = _page(rng, chosen, size, split)
     return Document(
         image=_photograph(rng, page, size),
         kind=chosen,
@@ -123,15 +117,24 @@ _DRAW: dict[DocumentKind, Callable[[Rng, Limits], Content]] = {
 }
 
 
-def _page(
-    rng: Rng, kind: DocumentKind, look: Look, limits: Limits, room: int
-) -> tuple[Content, Page]:
-    """Contents of a kind, drawn until they fit `room` pixels square, and their page."""
-    while True:
-        content = _DRAW[kind](rng, limits)
-        page = _paint(rng, look, content, room)
-        if page is not None:
-            return content, page
+def _page(rng: Rng, kind: DocumentKind, size: int, split: TextSplit) -> tuple[Content, Page]:
+    """Contents of a kind that are legible on a picture of `size` pixels, and their page."""
+    limits = Limits(
+        entries=max(2, min(5, size // 40)), columns=max(1, size // 72), letters=max(5, size // 20)
+    )
+    signlike = kind in (DocumentKind.SIGN, DocumentKind.NAME_CARD)
+    for _ in range(_FACES):
+        face = pick_face(rng, split, without=_SCRIPTS)
+        look = draw_look(rng, face, size, signlike=signlike)
+        for _ in range(_CONTENTS):
+            content = _DRAW[kind](rng, limits)
+            page = _paint(rng, look, content, size - 8)
+            if page is not None:
+                return content, page
+    raise DataError(
+        f"no {kind.value} is legible in {size} x {size} pixels with the fonts found for "
+        f"{split.value}; install more families or draw larger pictures"
+    )
 
 
 def _paint(rng: Rng, look: Look, content: Content, room: int) -> Page | None:

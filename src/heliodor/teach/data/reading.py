@@ -44,7 +44,7 @@ class Reading:
         text: the words in reading order, joined by one space.
         ink: uint8 [H W], how far each pixel is covered by letters, before softening and grain.
         font_size: pixels to the em.
-        family: the type family.
+        face: the type face.
         lines: the text as it was wrapped.
     """
 
@@ -52,7 +52,7 @@ class Reading:
     text: str
     ink: np.ndarray
     font_size: int
-    family: str
+    face: Face
     lines: tuple[str, ...]
 
 
@@ -134,7 +134,7 @@ def draw_reading(
         text=" ".join(lines),
         ink=np.asarray(ink),
         font_size=font_size,
-        family=face.family,
+        face=face,
         lines=lines,
     )
 
