@@ -14,7 +14,7 @@ from PIL import Image
 from heliodor.checkpoints.maskcodec import read_mask_codec
 from heliodor.errors import InputError
 from heliodor.models.maskcodec import MaskCodec, MaskCodecConfig
-from heliodor.see.boxes import encode_box, format_object, parse, parse_tokens
+from heliodor.see.boxes import encode_box, format_object, parse, parse_tokens, to_detections
 from heliodor.see.masks import (
     PasteRule,
     crop_mask,
@@ -128,7 +128,6 @@ def test_the_evaluation_rule_cuts_down_to_pixels_and_thresholds_after_resizing()
     expected[y1:y2, x1:x2] = np.array(small) > 0.0
     assert mask.dtype == np.float32
     assert np.array_equal(mask, expected)
-    assert np.array_equal(mask, paste_mask(VALUES, (100, 201, 700, 1023), (333, 257)))
 
 
 def test_the_demo_rule_rounds_to_pixels_and_keeps_soft_edges():
@@ -140,6 +139,7 @@ def test_the_demo_rule_rounds_to_pixels_and_keeps_soft_edges():
     expected[y1:y2, x1:x2] = np.array(grey.resize((x2 - x1, y2 - y1))) / 255.0
     np.testing.assert_allclose(mask, expected, atol=1e-6)
     assert 0 < mask[mask > 0].min() < 0.5
+    assert np.array_equal(mask, paste_mask(VALUES, (100, 201, 700, 1023), (333, 257)))
 
 
 @pytest.mark.parametrize("rule", list(PasteRule))
@@ -159,6 +159,7 @@ def test_segments_are_objects_with_codes_and_their_scores():
     (values,) = decode_masks(codec, [list(range(16))])
     loc = parse(text)[0].loc
     assert np.array_equal(segment.mask, paste_mask(values, loc, (100, 80)))
+    assert segment.xyxy == to_detections(parse(text), (100, 80))[0].xyxy
     (scored,) = to_segments(codec, parse_tokens([(text, math.log(0.5))]), (100, 80))
     assert scored.score == pytest.approx(0.25)  # one token wrote everything: place and label
 
