@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from heliodor.teach.recipes.codec import TinyCodec
 from heliodor.teach.recipes.siglip import TinySiglip
 from heliodor.teach.recipes.tiny import HIGH, LOW, MIX, TinyStage
 
@@ -21,6 +22,7 @@ class Recipe(Protocol):
 
 
 RECIPES: dict[str, Recipe] = {
+    "tiny-codec": TinyCodec(),
     "tiny-siglip": TinySiglip(),
     "tiny-low": TinyStage(settings=LOW),
     "tiny-high": TinyStage(settings=HIGH),
