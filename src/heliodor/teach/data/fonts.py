@@ -171,7 +171,7 @@ def _installed(folders: tuple[Path, ...]) -> dict[str, Path]:
     return found
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)  # at about 200 kB each
 def font(path: Path, size: int) -> ImageFont.FreeTypeFont:
     """The font file at `path`, `size` pixels to the em, kept once opened.
 
