@@ -6,10 +6,9 @@ sees what an uninterrupted run sees and ends with the same weights.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -22,10 +21,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from heliodor.errors import TrainingError
+from heliodor.teach.log import Log
 from heliodor.teach.optim import Adam, AdamConfig, Schedule
 from heliodor.teach.state import Resumed, restore_state, save_state
 
 BatchT = TypeVar("BatchT")
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Objective(Protocol[BatchT]):
@@ -57,10 +59,12 @@ class Run:
         name: what the run is called in its log.
         adam: rates and decay.
         schedule: steps, warm-up and cosine.
+        data: what the batches depend on beside the step, in words: a state only continues a run
+            on the same data.
         bfloat16: compute products in bfloat16 where the processor has units for it; the
             parameters stay float32.
         save_seconds: time between states.
-        log_every: steps between lines of the log.
+        log_every: steps between lines of the log, 1 or more.
         sample_every: steps between sample predictions; 0 for none.
         workers: processes that draw batches ahead; 0 draws them in this process.
     """
@@ -68,6 +72,7 @@ class Run:
     name: str
     adam: AdamConfig
     schedule: Schedule
+    data: str = ""
     bfloat16: bool = True
     save_seconds: float = 120.0
     log_every: int = 20
@@ -76,7 +81,7 @@ class Run:
 
     def fingerprint(self) -> str:
         """What a state must agree on with the run that resumes from it."""
-        return f"{self.name} {self.adam} {self.schedule}"
+        return f"{self.name} {self.adam} {self.schedule} {self.data}".rstrip()
 
 
 class _Steps(Dataset[Any], Generic[BatchT]):
@@ -98,7 +103,8 @@ def has_bfloat16_units() -> bool:
 def train(run: Run, objective: Objective[Any], workdir: Path, *, quiet: bool = False) -> Resumed:
     """Train to the end of the schedule, resuming from the newest state in ``workdir``.
 
-    SIGINT and SIGTERM save a state and end the run early.
+    SIGINT and SIGTERM are held back until the step under way is taken and a state is saved; then
+    they do what they do without a run: SIGINT raises KeyboardInterrupt, SIGTERM ends the process.
 
     Args:
         run: how long and how fast.
@@ -107,17 +113,24 @@ def train(run: Run, objective: Objective[Any], workdir: Path, *, quiet: bool = F
         quiet: print nothing.
 
     Returns:
-        Where the run stands: ``step`` is ``run.schedule.steps`` unless it was interrupted.
+        Where the run stands: ``step`` is ``run.schedule.steps``, unless a signal came for which
+        the caller has a handler that returns.
 
     Raises:
-        TrainingError: the loss stopped being finite, or ``workdir`` holds another run.
+        TrainingError: loss or gradient stopped being finite, a state could not be written, or
+            ``workdir`` holds another run.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     model = objective.model
     optimiser = Adam(model, run.adam, run.schedule)
     start = restore_state(workdir, model, optimiser, fingerprint=run.fingerprint())
     start = start or Resumed(step=0, seconds=0.0)
-    log = _Log(workdir / "log.jsonl", run, start, quiet=quiet)
+    steps = run.schedule.steps
+    if start.step >= steps:
+        model.eval()
+        return start
+    path = workdir / "log.jsonl"
+    log = Log(path, run.name, steps=steps, every=run.log_every, start=start, quiet=quiet)
     stop = _Stop()
     model.train()
     position, saved = start, time.monotonic()
@@ -130,14 +143,14 @@ def train(run: Run, objective: Objective[Any], workdir: Path, *, quiet: bool = F
                 model.eval()
                 log.samples(step, objective.samples())
                 model.train()
-            if stop.asked or time.monotonic() - saved > run.save_seconds:
+            ends = stop.asked is not None or position.step == steps
+            if ends or time.monotonic() - saved > run.save_seconds:
                 save_state(workdir, model, optimiser, fingerprint=run.fingerprint(), at=position)
                 saved = time.monotonic()
-            if stop.asked:
+            if ends:
                 break
-        else:
-            save_state(workdir, model, optimiser, fingerprint=run.fingerprint(), at=position)
     model.eval()
+    stop.deliver()
     return position
 
 
@@ -152,8 +165,14 @@ def _batches(run: Run, objective: Objective[BatchT], start: int) -> Iterator[Bat
         num_workers=run.workers,
         prefetch_factor=4,
         multiprocessing_context="fork",
+        worker_init_fn=_leave_group,
     )
     return iter(loader)
+
+
+def _leave_group(_: int) -> None:
+    """Spare a worker the signals to the trainer's process group (a terminal's Ctrl-C, timeout)."""
+    os.setpgid(0, 0)
 
 
 def _step(
@@ -176,76 +195,27 @@ def _step(
 
 
 class _Stop:
-    """Turns SIGINT and SIGTERM into a flag while a run lasts."""
+    """Turns SIGINT and SIGTERM into a wish while a run lasts, and delivers them afterwards."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _STOPS:
                 self._before[number] = signal.signal(number, self._ask)
-        except (
-            ValueError
-        ):  # only the main thread may set handlers; elsewhere signals stay as they are
+        except ValueError:  # only the main thread may set handlers; elsewhere they stay as they are
             self._before.clear()
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, *_: object) -> None:
-        self.asked = True
+    def deliver(self) -> None:
+        """Let the signal that was held back do what it would have done."""
+        if self.asked is not None:
+            signal.raise_signal(self.asked)
 
-
-class _Log:
-    """A line of JSON now and then, and a line on screen that says the same."""
-
-    def __init__(self, path: Path, run: Run, start: Resumed, *, quiet: bool) -> None:
-        self._path, self._run, self._quiet = path, run, quiet
-        self._before = start.seconds
-        self._first = start.step
-        self._began = time.monotonic()
-        self._sums: dict[str, list[float]] = {}
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("a", encoding="utf-8")
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def seconds(self) -> float:
-        """Training time so far, earlier sittings included."""
-        return self._before + time.monotonic() - self._began
-
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Collect the figures of a step; every ``log_every`` steps write their means."""
-        for key, value in figures.items():
-            self._sums.setdefault(key, []).append(value)
-        total = self._run.schedule.steps
-        if (step + 1) % self._run.log_every and step + 1 != total:
-            return
-        means = {key: round(sum(v) / len(v), 4) for key, v in self._sums.items()}
-        self._sums.clear()
-        elapsed = self.seconds()
-        rate = (step + 1 - self._first) / (elapsed - self._before)
-        left = (total - step - 1) / rate
-        line = {"step": step + 1, "of": total, "seconds": round(elapsed), **means}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        if not self._quiet:
-            words = " ".join(f"{key} {value:g}" for key, value in means.items())
-            text = f"{self._run.name} {step + 1}/{total} {words} ({left / 60:.0f} min left)"
-            end = "\r\x1b[K" if sys.stderr.isatty() else "\n"
-            sys.stderr.write(text + end)
-            sys.stderr.flush()
-
-    def samples(self, step: int, lines: list[str]) -> None:
-        """Write sample predictions."""
-        self._file.write(
-            json.dumps({"step": step + 1, "samples": lines}, ensure_ascii=False) + "\n"
-        )
-        self._file.flush()
-        if not self._quiet:
-            sys.stderr.write("".join(f"    {line}\n" for line in lines))
+    def _ask(self, number: int, _: object) -> None:
+        self.asked = number

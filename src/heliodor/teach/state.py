@@ -42,7 +42,7 @@ class Resumed:
 def save_state(
     workdir: Path, model: nn.Module, optimiser: Adam, *, fingerprint: str, at: Resumed
 ) -> Path:
-    """Write model, optimiser and position; drop all but the newest two states.
+    """Write model, optimiser and position; drop all but the newest two complete states.
 
     Raises:
         TrainingError: the disk refused; earlier states are untouched.
@@ -60,8 +60,7 @@ def save_state(
             f"the training state could not be written: {error}; earlier states are intact, free "
             "some space and resume"
         ) from error
-    for old in find_states(workdir)[:-_KEEP]:
-        shutil.rmtree(old)
+    _sweep(workdir)
     return folder
 
 
@@ -71,18 +70,23 @@ def restore_state(
     """Load the newest complete state into model and optimiser -> where it stands, None if none.
 
     Raises:
-        TrainingError: the newest state belongs to a run with other settings.
+        TrainingError: the newest state belongs to a run with other settings or another model.
+        CheckpointError: its files are damaged.
     """
     states = find_states(workdir)
     if not states:
         return None
     about = read_json(states[-1] / _MARK)
-    if about["fingerprint"] != fingerprint:
+    if about.get("fingerprint") != fingerprint:
         raise TrainingError(
-            f"{states[-1]} was written by a run with other settings: use another work directory, "
-            "or the settings of that run"
+            f"{states[-1]} was written by a run with other settings, '{about.get('fingerprint')}' "
+            f"where this one has '{fingerprint}': use another work directory, or the settings of "
+            "that run"
         )
-    model.load_state_dict(_tensors(states[-1], "model/"))
+    try:
+        model.load_state_dict(_tensors(states[-1], "model/"))
+    except RuntimeError as error:
+        raise TrainingError(f"{states[-1]} holds another model: {error}") from error
     optimiser.restore(_tensors(states[-1], "adam/"))
     return Resumed(step=int(about["step"]), seconds=float(about["seconds"]))
 
@@ -103,6 +107,15 @@ def find_states(workdir: Path) -> list[Path]:
     """Complete states, oldest first."""
     named = (path for path in workdir.glob("state-*") if _NAME.match(path.name))
     return sorted(path for path in named if (path / _MARK).is_file())
+
+
+def _sweep(workdir: Path) -> None:
+    """Remove old states, and what a kill left of unfinished ones."""
+    kept = find_states(workdir)[-_KEEP:]
+    for path in workdir.glob("state-*"):
+        if _NAME.match(path.name) and path not in kept:
+            (path / _MARK).unlink(missing_ok=True)
+            shutil.rmtree(path)
 
 
 def _tensors(state: Path, prefix: str) -> dict[str, Tensor]:

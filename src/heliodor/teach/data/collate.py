@@ -59,8 +59,11 @@ def collate(
             as in big_vision.
 
     Raises:
-        DataError: a prompt alone fills ``longest``.
+        DataError: a prompt alone fills ``longest``, or pictures differ in size.
     """
+    shapes = {example.image.shape for example in examples}
+    if len(shapes) != 1:
+        raise DataError(f"the pictures of a batch must be of one size, not {sorted(shapes)}")
     rows: list[tuple[list[int], int, int, str]] = []
     for index, example in enumerate(examples):
         for turn in example.turns:

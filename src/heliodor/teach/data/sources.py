@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from heliodor.checkpoints.maskcodec import read_mask_codec
+from heliodor.errors import DataError
 from heliodor.models.maskcodec import MaskCodec
 from heliodor.see.masks import encode_masks
 from heliodor.teach.data.artwork import TRAIN_STYLES
@@ -26,7 +27,7 @@ class SceneSource:
     Attributes:
         size: side of the picture in pixels.
         turns: questions about each picture.
-        codec: file of the mask codec; needed if ``mix`` draws "segment".
+        codec: file of the mask codec; needed if ``mix`` draws "segment", as it does by default.
         mix: how often each task, kind and language is asked.
         styles: artwork to draw from.
         close: share of pictures that show one thing close up.
@@ -38,6 +39,11 @@ class SceneSource:
     mix: TaskMix = field(default_factory=TaskMix)
     styles: tuple[str, ...] = TRAIN_STYLES
     close: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse to draw masks that nothing can write."""
+        if self.codec is None and self.mix.tasks.get("segment", 0.0) > 0:
+            raise DataError('"segment" is drawn and no mask codec is given: name its file')
 
     def __call__(self, rng: np.random.Generator) -> Example:
         """Draw one picture and its questions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -15,19 +16,37 @@ def override(settings: SettingsT, changes: Mapping[str, str]) -> SettingsT:
     """A copy of a settings dataclass with some fields changed.
 
     A value is read as the type of the field's present value: int, float, bool (true/false) or str.
+    Numbers are finite and not negative.
 
     Raises:
         TrainingError: no such field, or a value of another type.
     """
-    chosen: Any = settings
-    names: list[str] = [field.name for field in fields(chosen)]
-    known: dict[str, Any] = {name: getattr(chosen, name) for name in names}
+    known = _known(settings)
     parsed: dict[str, Any] = {}
     for name, text in changes.items():
         if name not in known:
             raise TrainingError(f"no setting '{name}'; there are {', '.join(known)}")
         parsed[name] = _read(name, text, type(known[name]))
-    return replace(chosen, **parsed)
+    return _replaced(settings, parsed)
+
+
+def at_least_one(settings: object, *names: str) -> None:
+    """Check the counts among a recipe's settings.
+
+    Raises:
+        TrainingError: one of them is less than 1.
+    """
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise TrainingError(f"{name}={getattr(settings, name)}: at least 1 is wanted")
+
+
+def _known(settings: Any) -> dict[str, Any]:
+    return {field.name: getattr(settings, field.name) for field in fields(settings)}
+
+
+def _replaced(settings: Any, changes: Mapping[str, Any]) -> Any:
+    return replace(settings, **changes)
 
 
 def _read(name: str, text: str, kind: type[Any]) -> Any:
@@ -35,7 +54,12 @@ def _read(name: str, text: str, kind: type[Any]) -> Any:
         if text.lower() not in ("true", "false"):
             raise TrainingError(f"{name}={text}: true or false is wanted")
         return text.lower() == "true"
+    if kind is str:
+        return text
     try:
-        return kind(text)
-    except ValueError:
+        value = kind(text)
+    except (TypeError, ValueError):
         raise TrainingError(f"{name}={text}: a value of type {kind.__name__} is wanted") from None
+    if not (math.isfinite(value) and value >= 0):
+        raise TrainingError(f"{name}={text}: a finite number of 0 or more is wanted")
+    return value
