@@ -88,11 +88,17 @@ def _grow(root: _Node, tokens: Iterable[int], leaf: tuple[int, bool]) -> None:
     node.leaf = leaf
 
 
-def _leaves(node: _Node) -> Iterator[tuple[int, bool]]:
-    if node.leaf is not None:
-        yield node.leaf
-    for child in node.children.values():
-        yield from _leaves(child)
+def _nodes(root: _Node) -> Iterator[_Node]:
+    """The root and all below it; a long label makes a tree too deep to walk by recursion."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += node.children.values()
+
+
+def _leaves(root: _Node) -> Iterator[tuple[int, bool]]:
+    return (node.leaf for node in _nodes(root) if node.leaf is not None)
 
 
 def _ambiguous(one: int, other: int) -> str:
@@ -102,11 +108,10 @@ def _ambiguous(one: int, other: int) -> str:
     )
 
 
-def _freeze(node: _Node) -> None:
+def _freeze(root: _Node) -> None:
     """Write the index tensors once the tree is complete."""
-    node.allowed = torch.tensor(sorted(node.children), dtype=torch.int64)
-    for child in node.children.values():
-        _freeze(child)
+    for node in _nodes(root):
+        node.allowed = torch.tensor(sorted(node.children), dtype=torch.int64)
 
 
 def _child(node: _Node, token: int) -> _Node:

@@ -301,6 +301,8 @@ class _Batch:
         walk = self._walks[row]
         if walk is not None:
             walk.push(token)
+            if walk.surplus:  # before the stop token counts: it is among what is dropped
+                return Finish.CONSTRAINT
         if token in self.plan.stop:
             return Finish.STOP
         if walk is not None and walk.done:
