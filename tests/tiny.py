@@ -95,9 +95,16 @@ def tokenizer() -> Tokenizer:
 
 
 def mask_codec(seed: int = 0) -> MaskCodec:
-    """A codec of few channels; its masks are noise, but not constant."""
+    """A codec of few channels; its masks are noise, half of it inside."""
     config = MaskCodecConfig(widths=(4, 6, 8, 10), code_width=12, num_blocks=1)
-    return filled(MaskCodec(config), seed).requires_grad_(requires_grad=False)
+    codec = filled(MaskCodec(config), seed).requires_grad_(requires_grad=False)
+    codec.codebook.mul_(10.0)
+    for parameter in codec.decoder.parameters():
+        if parameter.ndim > 1:
+            parameter.mul_(2.0)
+    middle = codec.decode(torch.arange(128).view(8, 16)).median()
+    codec.decoder[-1].get_parameter("bias").sub_(middle)
+    return codec
 
 
 def vlm(

@@ -33,6 +33,7 @@ from heliodor.see.inputs import (
     ImageFeatures,
     Picture,
     Pictures,
+    check_list,
     collect_features,
     join_features,
     pad_left,
@@ -123,6 +124,7 @@ class Engine:
     @torch.no_grad()
     def encode_images(self, images: Sequence[Picture]) -> list[ImageFeatures]:
         """Run the image tower once over several pictures, as one batch."""
+        check_list(images, "pictures")
         return [row[0] for row in self._features([[image] for image in images])]
 
     def generate(

@@ -102,12 +102,8 @@ def pair_up(images: Sequence[Pictures], prompts: Sequence[str]) -> list[tuple[Pi
         InputError: counts that do not pair up, or one thing where a list is expected.
         PromptError: a prompt that is not a string.
     """
-    lists: dict[str, object] = {"pictures": images, "prompts": prompts}
-    for name, given in lists.items():
-        if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
-            raise InputError(
-                f"a list of {name} is expected, not a {type(given).__name__}: put it in brackets"
-            )
+    check_list(images, "pictures")
+    check_list(prompts, "prompts")
     for prompt in prompts:
         if not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise PromptError(f"a prompt must be a string, not {type(prompt).__name__}")
@@ -122,6 +118,18 @@ def pair_up(images: Sequence[Pictures], prompts: Sequence[str]) -> list[tuple[Pi
             "several, or None) for each prompt, or one for all"
         )
     return rows
+
+
+def check_list(given: object, what: str) -> None:
+    """Refuse one thing where several are expected.
+
+    Raises:
+        InputError: no sequence, or one whose members mean something else: a string, bytes.
+    """
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
+        raise InputError(
+            f"a list of {what} is expected, not a {type(given).__name__}: put it in brackets"
+        )
 
 
 def _several(entry: Pictures) -> tuple[Picture, ...]:

@@ -16,23 +16,33 @@ from heliodor import zoo
 from heliodor.checkpoints import TransformersCheckpoint, open_checkpoint
 from heliodor.checkpoints import transformers as transformers_layout
 from heliodor.checkpoints.maskcodec import read_mask_codec
-from heliodor.errors import ConfigError, InputError
+from heliodor.errors import ConfigError, InputError, PromptError
 from heliodor.generation import DetectGrammar, RepeatStop
 from heliodor.image import ImageProcessor
 from heliodor.models.maskcodec import MaskCodec
 from heliodor.models.paligemma import PaliGemma
 from heliodor.see import prompt as words
 from heliodor.see.answers import Answer, Detections, Segments
-from heliodor.see.boxes import ScoredBox, TokenPiece, parse_tokens, to_detections
+from heliodor.see.boxes import (
+    ScoredBox,
+    TokenPiece,
+    format_object,
+    parse,
+    parse_tokens,
+    to_detections,
+)
 from heliodor.see.engine import Engine, Generation
-from heliodor.see.inputs import ImageFeatures, Picture
+from heliodor.see.inputs import ImageFeatures, Picture, check_list
 from heliodor.see.masks import to_segments
 from heliodor.text import Tokenizer
 
 __all__ = ["Generation", "ImageFeatures", "VisionLanguageModel", "load"]
 
 _SEPARATOR = " ; "
-_NO_LOOP = RepeatStop()
+_ANYWHERE = ("<loc0000>",) * 4
+
+NO_LOOP = RepeatStop(times=6, shortest=2)
+"""Ends an answer that goes round in circles, and lets "100000" and a row of zeros pass."""
 
 
 def load(
@@ -47,8 +57,9 @@ def load(
     """Load a PaliGemma.
 
     Args:
-        source: ``"tiny"``, the model in this package; a folder in transformers layout; or a hub id
-            such as ``google/paligemma-3b-mix-224``.
+        source: ``"tiny"``, the model in this package; a folder in transformers layout (a Path,
+            "./tiny" too, is always a folder); or a hub id such as
+            ``google/paligemma-3b-mix-224``.
         revision: branch, tag or commit of a hub id, for instance ``bfloat16``.
         dtype: in which the weights rest, ``"float32"``, ``"bfloat16"`` or ``"float16"``; by
             default the file's own, for tiny float32.
@@ -59,8 +70,10 @@ def load(
     Raises:
         CheckpointError: the files are missing, broken, or of another family.
         HubError: the download failed.
+        InputError: a device that is not there, or a revision of what is not on the hub.
     """
-    if str(source) == "tiny":
+    _check_device(device)
+    if source == "tiny":
         if revision is not None:
             raise InputError(f"tiny ships in the package and has no revision {revision!r}")
         checkpoint = TransformersCheckpoint(folder=zoo.TINY, source="tiny")
@@ -134,7 +147,7 @@ class VisionLanguageModel(Engine):
             Boxes in pixels of the picture given, with scores; only labels asked for.
 
         Raises:
-            PromptError: no label, or one that holds ";" or a line break.
+            PromptError: no label, or one that holds ";", a line break or a special token's name.
         """
         return self.detect_batch([image], [labels], max_objects=max_objects)[0]
 
@@ -191,7 +204,7 @@ class VisionLanguageModel(Engine):
 
     def _answer(self, image: Picture, prompt: str, max_new_tokens: int) -> Answer:
         (found,) = self.generate(
-            [image], [prompt], max_new_tokens=max_new_tokens, constraint=_NO_LOOP
+            [image], [prompt], max_new_tokens=max_new_tokens, constraint=NO_LOOP
         )
         return Answer(text=found.text.strip(), score=found.score, tokens=found.tokens)
 
@@ -204,15 +217,15 @@ class VisionLanguageModel(Engine):
         masks: bool,
     ) -> list[tuple[ScoredBox, ...]]:
         """Objects under the grammar of their kind, with the scores of their tokens."""
+        check_list(labels, "sets of labels")
         if not features or len(features) != len(labels):
             raise InputError(
                 f"{len(features)} pictures came with {len(labels)} sets of labels: give one for "
                 "each picture, at least one"
             )
-        prompts = [words.segment(asked) if masks else words.detect(asked) for asked in labels]
-        grammars = [
-            self._grammar(words.split_labels(asked), max_objects, masks=masks) for asked in labels
-        ]
+        listed = [_plain_labels(one) for one in labels]
+        prompts = [words.segment(each) if masks else words.detect(each) for each in listed]
+        grammars = [self._grammar(each, max_objects, masks=masks) for each in listed]
         longest = max(len(label) for grammar in grammars for label in grammar.labels)
         per_object = 4 + (16 if masks else 0) + longest + len(grammars[0].separator)
         images = max(f.tokens.shape[0] for f in features)
@@ -248,3 +261,27 @@ class VisionLanguageModel(Engine):
             for token, logprob in zip(found.tokens, found.logprobs, strict=False)
         ]
         return parse_tokens(pieces)
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device '{device}' cannot be used here ({reason}): 'cpu' always can, 'cuda' where "
+            "torch was built for it and a card is present"
+        ) from error
+
+
+def _plain_labels(labels: str | Sequence[str]) -> tuple[str, ...]:
+    """Labels as an answer can hold them, runs of blanks made one."""
+    plain = tuple(" ".join(label.split()) for label in words.split_labels(labels))
+    for label in plain:
+        read = [found.label for found in parse(format_object(_ANYWHERE, label))]
+        if read != [label]:
+            raise PromptError(
+                f"the label {label!r} would be read back as {' and '.join(map(repr, read))}: leave "
+                "out commas at its ends and the names of special tokens"
+            )
+    return plain
