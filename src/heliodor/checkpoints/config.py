@@ -196,7 +196,7 @@ def _image_token(top: Section) -> int:
 def config_values(
     config: PaliGemmaConfig, *, image_token: int, special: dict[str, int], dtype: str
 ) -> dict[str, Any]:
-    """What ``config.json`` holds, in the fields that transformers has read since 4.41.
+    """What ``config.json`` holds, in fields that transformers 4 and 5 both read.
 
     Args:
         config: our configuration.

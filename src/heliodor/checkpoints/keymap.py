@@ -40,15 +40,15 @@ HUB = Spelling(
     projector="multi_modal_projector.linear",
     language="language_model.model",
 )
-"""The names in the official files; every release of transformers from 4.41 on reads them, and
-5.23 writes them back when it has read them."""
+"""The names in the official files. Old and new releases of transformers read them (checked with
+4.51 and 5.23), and 5.23 writes them back when it has read them."""
 
 TRANSFORMERS_5 = Spelling(
     vision="model.vision_tower",
     projector="model.multi_modal_projector.linear",
     language="model.language_model",
 )
-"""The names of the modules of transformers 5, which older releases do not read."""
+"""The names of the modules of transformers 5, which releases before 4.52 do not read."""
 
 
 @dataclass(frozen=True, slots=True)
