@@ -12,6 +12,7 @@ from torch import Tensor
 from heliodor.checkpoints import transformers as transformers_layout
 from heliodor.checkpoints.positions import resize_positions
 from heliodor.errors import TrainingError
+from heliodor.image import ImageProcessor
 from heliodor.models.paligemma import PaliGemma
 from heliodor.models.presets import tiny
 from heliodor.teach.answering import AnswerObjective, Source
@@ -77,11 +78,20 @@ class TinyStage:
     settings: TinySettings
 
     def run(self, workdir: Path, overrides: Mapping[str, str], *, resume: bool) -> None:
-        """Train in ``workdir``; its last state is the result."""
+        """Train in ``workdir``; ``workdir/model`` is the result, in transformers layout."""
         settings = override(self.settings, overrides)
         start_fresh(workdir, resume=resume)
         run, objective = stage(settings)
         train(run, objective, workdir)
+        export(objective, workdir / "model")
+
+
+def export(objective: AnswerObjective, folder: Path) -> None:
+    """Write what was learnt as a folder in transformers layout, in float16."""
+    processor = ImageProcessor(size=objective.model.config.vision.image_size)
+    transformers_layout.save(
+        objective.model, objective.tokenizer, processor, folder, dtype="float16"
+    )
 
 
 def stage(settings: TinySettings) -> tuple[Run, AnswerObjective]:
