@@ -116,7 +116,7 @@ def compare(model: VisionLanguageModel, pictures: int, new: int) -> int:
 
 def main() -> int:
     """Parse arguments, compare, print the count."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="tiny", help="the shipped 'tiny', a folder, a hub id")
     parser.add_argument("--pictures", type=int, default=50)
     parser.add_argument("--max-new-tokens", type=int, default=64)
