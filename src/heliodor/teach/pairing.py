@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from heliodor.models.pair import SiglipPair
 from heliodor.teach.data.artwork import TRAIN_STYLES
@@ -104,11 +104,6 @@ class PairObjective:
 def pixels_in(images: Tensor) -> Tensor:
     """Bytes to the network's range: uint8 [B H W 3] -> float32 [B 3 H W] in -1..1."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
-def tower_of(model: nn.Module) -> dict[str, Tensor]:
-    """The image tower's parameters of a pair, named as a PaliGemma names them."""
-    return {n: t for n, t in model.state_dict().items() if n.startswith("vision.")}
 
 
 def _items(scene: Scene) -> frozenset[Item]:

@@ -226,5 +226,5 @@ def test_half_a_state_is_refused() -> None:
     optimiser.step(0)
     kept = optimiser.tensors()
     del kept["exp_avg_sq/vision.norm.weight"]
-    with pytest.raises(TrainingError, match="differs in .*exp_avg_sq/vision.norm.weight"):
+    with pytest.raises(TrainingError, match=r"differs in .*exp_avg_sq/vision.norm.weight"):
         Adam(module, replace(optimiser.config), STEADY).restore(kept)

@@ -19,7 +19,8 @@ def override(settings: SettingsT, changes: Mapping[str, str]) -> SettingsT:
     Numbers are finite and not negative.
 
     Raises:
-        TrainingError: no such field, or a value of another type.
+        TrainingError: no such field, a value of another type, or a field that holds neither a
+            number nor text.
     """
     known = _known(settings)
     parsed: dict[str, Any] = {}
@@ -56,9 +57,11 @@ def _read(name: str, text: str, kind: type[Any]) -> Any:
         return text.lower() == "true"
     if kind is str:
         return text
+    if kind not in (int, float):
+        raise TrainingError(f"{name}={text}: this setting is changed in Python only")
     try:
         value = kind(text)
-    except (TypeError, ValueError):
+    except ValueError:
         raise TrainingError(f"{name}={text}: a value of type {kind.__name__} is wanted") from None
     if not (math.isfinite(value) and value >= 0):
         raise TrainingError(f"{name}={text}: a finite number of 0 or more is wanted")

@@ -1,0 +1,107 @@
+"""Rows token by token, with a tokenizer of one character a token."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import pytest
+from tests.unit.teach import small
+
+from heliodor.errors import DataError
+from heliodor.teach.data.collate import collate
+from heliodor.teach.data.example import Example, Turn
+from heliodor.text import Tokenizer
+
+
+class Letters:
+    """a is 101, b is 102, ...; <pad> 0, <eos> 1, <bos> 2, newline 10."""
+
+    pad = 0
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) + 4 for letter in text]
+
+    def encode_prefix(self, prompt: str) -> list[int]:
+        return [2, *self.encode(prompt), 10]
+
+    def encode_suffix(self, text: str) -> list[int]:
+        return [*self.encode(text), 1]
+
+
+LETTERS = cast("Tokenizer", Letters())
+
+
+def example(shade: int, *turns: tuple[str, str, str], side: int = 4) -> Example:
+    image = np.full((side, side, 3), shade, np.uint8)
+    return Example(image=image, turns=tuple(Turn(task=t, prompt=p, suffix=s) for t, p, s in turns))
+
+
+def test_two_pictures_three_turns_token_by_token() -> None:
+    examples = [
+        example(7, ("ask", "ab", "cd"), ("detect", "a", "")),
+        example(9, ("read", "", "abcd")),
+    ]
+    batch = collate(examples, LETTERS)
+    (rows,) = batch.groups
+    assert rows.tokens.tolist() == [
+        [2, 101, 10, 1, 0, 0, 0],  # an empty answer is <eos> alone
+        [2, 101, 102, 10, 103, 104, 1],
+        [2, 10, 101, 102, 103, 104, 1],
+    ]
+    assert rows.prefix.tolist() == [3, 4, 2]
+    assert rows.length.tolist() == [4, 7, 7]
+    assert rows.image.tolist() == [0, 0, 1]
+    assert rows.tasks == ("detect", "ask", "read")
+    assert batch.pixels.shape == (2, 4, 4, 3)
+    assert [int(picture.unique()) for picture in batch.pixels] == [7, 9]
+
+
+def test_groups_rise_in_length_and_pad_only_to_their_own_longest() -> None:
+    lengths = [5, 1, 4, 2, 3, 1]
+    examples = [example(i, ("ask", "", "a" * n)) for i, n in enumerate(lengths)]
+    batch = collate(examples, LETTERS, group=2)
+    assert [rows.length.tolist() for rows in batch.groups] == [[4, 4], [5, 6], [7, 8]]
+    assert [rows.tokens.shape[1] for rows in batch.groups] == [4, 6, 8]
+    assert [rows.image.tolist() for rows in batch.groups] == [[1, 5], [3, 4], [2, 0]]
+
+
+def test_the_last_group_may_be_small() -> None:
+    examples = [example(i, ("ask", "", "a")) for i in range(5)]
+    assert [len(rows.tasks) for rows in collate(examples, LETTERS, group=2).groups] == [2, 2, 1]
+
+
+def test_a_long_answer_loses_its_end_and_its_eos() -> None:
+    examples = [example(0, ("ask", "ab", "cdefgh")), example(1, ("ask", "ab", "c"))]
+    (rows,) = collate(examples, LETTERS, longest=6).groups
+    assert rows.tokens.tolist() == [
+        [2, 101, 102, 10, 103, 104],
+        [2, 101, 102, 10, 103, 1],  # fits exactly
+    ]
+    assert rows.length.tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("longest", [4, 3])
+def test_a_prompt_that_leaves_no_room_is_an_error(longest: int) -> None:
+    with pytest.raises(DataError, match=f"a prompt of 4 tokens leaves no room .* in {longest}: 'a"):
+        collate([example(0, ("ask", "ab", "c"))], LETTERS, longest=longest)
+
+
+def test_pictures_of_two_sizes_are_an_error() -> None:
+    examples = [example(0, ("ask", "a", "b")), example(0, ("ask", "a", "b"), side=5)]
+    with pytest.raises(DataError, match=r"of one size, not \[\(4, 4, 3\), \(5, 5, 3\)\]"):
+        collate(examples, LETTERS)
+
+
+def test_the_shipped_tokenizer_writes_the_same_layout() -> None:
+    r"""<bos> is 2, "\n" 10, <eos> 1; locations and codes are one token each."""
+    suffix = "<loc0001><loc1023><seg127> cat"
+    (rows,) = collate([example(0, ("segment", "segment cat", suffix))], small.tokenizer()).groups
+    (row,) = rows.tokens.tolist()
+    start = int(rows.prefix)
+    assert row[0] == 2
+    assert row[start - 1] == 10
+    assert row[start : start + 3] == [2560 + 1, 2560 + 1023, 3584 + 127]
+    assert row[-1] == 1
+    assert small.tokenizer().decode(row[1 : start - 1]) == "segment cat"
+    assert small.tokenizer().decode(row[start:-1]) == suffix

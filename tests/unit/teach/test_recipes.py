@@ -1,0 +1,270 @@
+"""Every recipe, shrunk, through the command: what is built, trained, carried over, refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.teach import small
+
+from heliodor.checkpoints.positions import resize_positions
+from heliodor.cli.main import main
+from heliodor.errors import TrainingError
+from heliodor.models.pair import SiglipPair, SiglipPairConfig
+from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
+from heliodor.models.siglip import SiglipVisionConfig
+from heliodor.teach.data.sources import DocumentSource, ReadingSource, SceneSource
+from heliodor.teach.recipes import RECIPES, siglip, tiny
+from heliodor.teach.recipes.siglip import SiglipSettings, TinySiglip, carry
+from heliodor.teach.recipes.tiny import HIGH, LOW, MIX, mixture, take_over
+from heliodor.teach.state import Resumed, newest_model
+
+VISION = SiglipVisionConfig(
+    image_size=224, patch_size=16, width=16, depth=1, num_heads=2, mlp_width=32
+)
+TEXT = replace(siglip.TEXT, width=16, depth=1, num_heads=2, mlp_width=32)
+
+
+def small_paligemma(vocab_size: int, image_token: int, image_size: int) -> PaliGemmaConfig:
+    return PaliGemmaConfig(
+        vision=replace(VISION, image_size=image_size),
+        language=small.language(vocab_size),
+        image_token=image_token,
+    )
+
+
+@pytest.fixture
+def shrunk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The recipes with networks of 16 channels, run without a worker; a folder to run in."""
+
+    def without_worker(run: Any, *rest: Any) -> Resumed:
+        return train(replace(run, workers=0), *rest, quiet=True)
+
+    train = siglip.train
+    for module in (siglip, tiny):
+        monkeypatch.setattr(module, "train", without_worker)
+    monkeypatch.setattr(siglip, "TINY_VISION", VISION)
+    monkeypatch.setattr(siglip, "TEXT", TEXT)
+    monkeypatch.setattr(tiny, "tiny", small_paligemma)
+    return tmp_path
+
+
+PAIR = ["steps=2", "scene_steps=2", "images=3", "scene_images=3", "size=48", "scene_size=64"]
+STAGE = ["steps=2", "images=2", "turns=2", "sample_every=2"]
+
+
+def last_step(workdir: Path) -> int:
+    marks = sorted(workdir.glob("state-*/run.json"))
+    return json.loads(marks[-1].read_text())["step"]
+
+
+def trained(name: str, workdir: Path, *words: str) -> dict[str, torch.Tensor]:
+    assert main(["train", name, "--workdir", str(workdir), *words]) == 0
+    return newest_model(workdir)
+
+
+def test_the_stages_of_tiny_follow_each_other(shrunk: Path) -> None:
+    """siglip, low, high, mix: two steps each, positions 4x4 -> 4x4 -> 7x7 -> 7x7."""
+    assert main(["train", "tiny-siglip", "--workdir", str(shrunk / "siglip"), *PAIR]) == 0
+    assert last_step(shrunk / "siglip" / "singles") == 2
+    assert last_step(shrunk / "siglip" / "scenes") == 2
+
+    sizes = {"low": ("siglip/scenes", 64), "high": ("low", 112), "mix": ("high", 112)}
+    for name, (before, size) in sizes.items():
+        words = [*STAGE, f"size={size}", f"start={shrunk / before}"]
+        model = trained(f"tiny-{name}", shrunk / name, *words)
+        assert last_step(shrunk / name) == 2
+        assert model["vision.position"].shape == ((size // 16) ** 2, 16)
+        lines = [json.loads(x) for x in (shrunk / name / "log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [2, 2]
+        assert all(" -> " in sample for line in lines for sample in line.get("samples", ()))
+
+
+def test_what_a_stage_learnt_is_where_the_next_one_starts(shrunk: Path) -> None:
+    """At a learning rate of zero nothing moves: the last state is what was taken over."""
+    assert main(["train", "tiny-siglip", "--workdir", str(shrunk / "siglip"), *PAIR]) == 0
+    pair = newest_model(shrunk / "siglip" / "scenes")
+    words = [*STAGE, "size=112", "rate=0", f"start={shrunk / 'siglip' / 'scenes'}"]
+    low = trained("tiny-low", shrunk / "low", *words)
+    for name, value in low.items():
+        if name == "vision.position":
+            assert torch.equal(value, resize_positions(pair[name], 49))
+            assert value.shape != pair[name].shape
+        elif name.startswith("vision."):
+            assert torch.equal(value, pair[name]), name
+    fresh = trained("tiny-low", shrunk / "fresh", *STAGE, "size=112", "rate=0")
+    assert not torch.equal(fresh["vision.patch.weight"], low["vision.patch.weight"])
+    assert torch.equal(fresh["language.embedding.weight"], low["language.embedding.weight"])
+
+    words = [*STAGE, "size=112", "rate=0", f"start={shrunk / 'low'}"]
+    high = trained("tiny-high", shrunk / "high", *words)
+    assert all(torch.equal(value, low[name]) for name, value in high.items())
+
+
+def test_a_folder_in_use_is_refused_without_resume(
+    shrunk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "tiny-low", "--workdir", str(shrunk / "low"), *STAGE, "size=32"]
+    assert main(words) == 0
+    assert main(words) == 1
+    assert "holds an earlier run: pass --resume, or another --workdir" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
+
+
+@pytest.mark.parametrize("change", ["images=3", "turns=1", "seed=5", "rate=1e-5", "steps=3"])
+def test_a_run_resumes_only_with_the_settings_it_began_with(
+    shrunk: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "tiny-low", "--workdir", str(shrunk / "low"), *STAGE, "size=32"]
+    assert main(words) == 0
+    assert main([*(w for w in words if w.split("=")[0] not in change), change, "--resume"]) == 1
+    assert "was written by a run with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["images=0"], "images=0: at least 1 is wanted"),
+        (["batch=8"], "no setting 'batch'"),
+        (["stage=middle"], "no stage 'middle'; there are low, high and mix"),
+        (["size=8"], "image_size 8 is smaller than patch_size 16"),
+        (["start=nowhere"], "nowhere holds no training state to start from"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line_and_code_1(
+    shrunk: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = {word.split("=")[0] for word in words}
+    kept = [word for word in STAGE if word.split("=")[0] not in changed]
+    assert main(["train", "tiny-low", "--workdir", str(shrunk / "low"), *kept, *words]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(shrunk.rglob("state-*"))
+
+
+def test_a_stop_in_the_first_siglip_stage_does_not_start_the_second(
+    monkeypatch: pytest.MonkeyPatch, shrunk: Path
+) -> None:
+    folders: list[str] = []
+
+    def stopped(_: object, __: object, workdir: Path) -> Resumed:
+        folders.append(workdir.name)
+        return Resumed(step=1, seconds=0.0)
+
+    monkeypatch.setattr(siglip, "train", stopped)
+    overrides = dict(word.split("=") for word in PAIR)
+    TinySiglip().run(shrunk, overrides, resume=False)
+    assert folders == ["singles"]
+
+
+def test_the_second_siglip_stage_starts_where_the_first_ended(shrunk: Path) -> None:
+    words = [*PAIR, "scene_rate=0"]
+    assert main(["train", "tiny-siglip", "--workdir", str(shrunk), *words]) == 0
+    first, second = newest_model(shrunk / "singles"), newest_model(shrunk / "scenes")
+    assert first["vision.position"].shape == (9, 16)
+    for name, value in second.items():
+        before = first[name]
+        if name == "vision.position":
+            before = resize_positions(before, 16)
+        assert torch.equal(value, before), name
+
+
+def test_carry_refuses_nothing_it_should_take() -> None:
+    """Every tensor of a pair goes over, the scale and bias of its cosines included."""
+    config = SiglipPairConfig(vision=replace(VISION, image_size=48), text=TEXT)
+    old, new = SiglipPair(config), SiglipPair(replace(config, vision=VISION))
+    with torch.no_grad():
+        for parameter in old.parameters():
+            parameter.normal_()
+    carry(old.state_dict(), new)
+    for name, value in new.state_dict().items():
+        before = old.state_dict()[name]
+        wanted = resize_positions(before, 196) if name == "vision.position" else before
+        assert torch.equal(value, wanted), name
+
+
+class TestTakeOver:
+    def paligemma(self, seed: int = 0) -> PaliGemma:
+        torch.manual_seed(seed)
+        model = PaliGemma(small_paligemma(64, 63, 64))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_()
+        return model
+
+    def test_positions_of_another_size_are_stretched_corner_to_corner(self) -> None:
+        """2x2 -> 4x4 by hand: thirds between the corners."""
+        model = self.paligemma()
+        found = dict(model.state_dict())
+        corners = torch.tensor([0.0, 3.0, 6.0, 9.0])
+        found["vision.position"] = corners[:, None].expand(4, 16).clone()
+        take_over(model, found)
+        assert model.vision.position[:, 5].reshape(4, 4).tolist() == [
+            [0.0, 1.0, 2.0, 3.0],
+            [2.0, 3.0, 4.0, 5.0],
+            [4.0, 5.0, 6.0, 7.0],
+            [6.0, 7.0, 8.0, 9.0],
+        ]
+
+    def test_a_paligemma_gives_everything(self) -> None:
+        model, other = self.paligemma(0), self.paligemma(1)
+        take_over(model, other.state_dict())
+        for name, value in other.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value), name
+
+    def test_what_the_earlier_run_does_not_hold_stays_fresh(self) -> None:
+        model = self.paligemma(0)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        tower = {n: t for n, t in self.paligemma(1).state_dict().items() if n.startswith("vision.")}
+        take_over(model, tower | {"text.head.weight": torch.zeros(3)})
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, tower.get(name, before[name])), name
+
+    @pytest.mark.parametrize("name", ["vision.position", "vision.blocks.0.mlp.up.bias"])
+    def test_half_a_tower_is_refused(self, name: str) -> None:
+        model = self.paligemma()
+        found = {n: t for n, t in self.paligemma(1).state_dict().items() if n != name}
+        with pytest.raises(TrainingError, match=f"no whole image tower .*; {name} is missing"):
+            take_over(model, found)
+
+    def test_a_codecs_or_an_empty_state_is_refused(self) -> None:
+        with pytest.raises(TrainingError, match=r"no whole image tower to start from"):
+            take_over(self.paligemma(), {})
+
+    def test_another_width_is_refused(self) -> None:
+        found = dict(self.paligemma(1).state_dict())
+        found["language.norm.scale"] = torch.zeros(17)
+        with pytest.raises(TrainingError, match=r"trained another model(?s:.*)language\.norm"):
+            take_over(self.paligemma(), found)
+
+
+def test_low_learns_no_masks_and_reads_no_documents() -> None:
+    kinds = [type(source) for _, source in mixture(LOW)]
+    assert kinds == [SceneSource, ReadingSource]
+    (_, scenes), *_ = mixture(LOW)
+    assert isinstance(scenes, SceneSource)
+    assert set(scenes.mix.tasks) == {"caption", "ask", "detect"}
+
+
+@pytest.mark.parametrize("settings", [HIGH, MIX])
+def test_later_stages_learn_all_six_tasks(settings: tiny.TinySettings) -> None:
+    kinds = [type(source) for _, source in mixture(settings)]
+    assert kinds == [SceneSource, ReadingSource, DocumentSource]
+    (_, scenes), *_ = mixture(settings)
+    assert isinstance(scenes, SceneSource)
+    assert set(scenes.mix.tasks) == {"caption", "ask", "detect", "segment"}
+
+
+def test_stages_share_no_batches() -> None:
+    """A stage's batches are functions of its seed: no two stages have the same."""
+    seeds = [SiglipSettings().seed, SiglipSettings().seed + 1, LOW.seed, HIGH.seed, MIX.seed]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_every_recipe_has_a_summary_line() -> None:
+    assert list(RECIPES) == ["tiny-codec", "tiny-siglip", "tiny-low", "tiny-high", "tiny-mix"]
+    for recipe in RECIPES.values():
+        assert (recipe.__doc__ or "").splitlines()[0].endswith((".", ":", ","))
