@@ -96,7 +96,9 @@ def load(
     """Load the network, tensor by tensor.
 
     The model is built without memory of its own, so that the peak is the weights' size in ``dtype``
-    and a few megabytes.
+    and a few megabytes. Weights that need no conversion are not even read: they stay mapped, page
+    by page as they are used, and writing to them (training) never reaches the file. A save to the
+    same folder replaces files rather than changing them, so a mapped model stays what it is.
 
     Args:
         folder: in transformers layout; old and new tensor names, one file or shards.
@@ -124,7 +126,11 @@ def load(
     _check_values(tensors, match)
     chosen = _resting_dtype(tensors, match) if dtype is None else parse_dtype(dtype)
     state: dict[str, Tensor] = {}
+    rests_in_file = torch.device(device).type == "cpu"
     for name, source in match.source.items():
+        if rests_in_file and tensors.entry(source).dtype == chosen:
+            state[name] = tensors.read(source)
+            continue
         target = torch.empty(wanted[name], dtype=chosen, device=device)
         tensors.copy(source, target)
         if tensors.entry(source).dtype.itemsize > chosen.itemsize:

@@ -287,3 +287,35 @@ def test_loading_does_not_load_the_compiler(
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "[]\n"
+
+
+def test_training_a_mapped_model_leaves_its_file_alone(
+    model: PaliGemma, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Weights that need no conversion stay in the file's pages, copied when written to."""
+    save(model, tokenizer, ImageProcessor(size=16), tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    mapped = load(tmp_path)
+    with torch.no_grad():
+        for parameter in mapped.parameters():
+            parameter.add_(1.0)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    changed = mapped.state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(changed[name], value + 1.0)
+
+
+def test_a_save_over_its_own_folder_keeps_a_mapped_model(
+    model: PaliGemma, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    save(model, tokenizer, ImageProcessor(size=16), tmp_path)
+    mapped = load(tmp_path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    expected = load(tmp_path, dtype="float32").state_dict()
+    expected = {name: value.clone() for name, value in expected.items()}
+    save(model, tokenizer, ImageProcessor(size=16), tmp_path)
+    for name, value in mapped.state_dict().items():
+        assert torch.equal(value, expected[name])
+    assert not load(tmp_path).language.embedding.weight.any()
