@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests import tiny as tiny_models
 from tests.unit.teach import small
 
+import heliodor
 from heliodor.checkpoints.positions import resize_positions
 from heliodor.cli.main import main
 from heliodor.errors import TrainingError
@@ -103,6 +105,25 @@ def test_what_a_stage_learnt_is_where_the_next_one_starts(shrunk: Path) -> None:
     words = [*STAGE, "size=112", "rate=0", f"start={shrunk / 'low'}"]
     high = trained("tiny-high", shrunk / "high", *words)
     assert all(torch.equal(value, low[name]) for name, value in high.items())
+
+
+def test_a_stage_ends_with_a_folder_that_loads(shrunk: Path) -> None:
+    """The folder holds the last state's weights in float16, and a model one can ask."""
+    words = [*STAGE, "size=32"]
+    state = trained("tiny-low", shrunk / "low", *words)
+    vlm = heliodor.load(shrunk / "low" / "model", dtype="float32")
+    loaded = vlm.model.state_dict()
+    assert set(loaded) == set(state)
+    for name, value in loaded.items():
+        assert torch.equal(value, state[name].half().float()), name
+    assert isinstance(vlm.ask(tiny_models.picture(), "what is this?").text, str)
+
+
+def test_a_stopped_stage_ends_without_one(monkeypatch: pytest.MonkeyPatch, shrunk: Path) -> None:
+    monkeypatch.setattr(tiny, "train", lambda *_: Resumed(step=1, seconds=0.0))
+    overrides = dict(word.split("=") for word in [*STAGE, "size=32"])
+    RECIPES["tiny-low"].run(shrunk / "low", overrides, resume=False)
+    assert not (shrunk / "low" / "model").exists()
 
 
 def test_a_folder_in_use_is_refused_without_resume(

@@ -82,8 +82,8 @@ class TinyStage:
         settings = override(self.settings, overrides)
         start_fresh(workdir, resume=resume)
         run, objective = stage(settings)
-        train(run, objective, workdir)
-        export(objective, workdir / "model")
+        if train(run, objective, workdir).step == settings.steps:
+            export(objective, workdir / "model")
 
 
 def export(objective: AnswerObjective, folder: Path) -> None:
