@@ -70,7 +70,7 @@ class Adam:
         self.squares = {name: np.zeros(value.shape) for name, value in parameters.items()}
         self.count = 0
 
-    def step(self, gradients: Mapping[str, Floats], share: float) -> float:
+    def step(self, gradients: Mapping[str, NDArray[np.floating]], share: float) -> float:
         """Update every parameter -> the norm of all gradients together."""
         norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in gradients.values()))
         scale = 1.0 if norm <= self.clip else self.clip / norm

@@ -148,7 +148,7 @@ def test_what_is_frozen_stays() -> None:
     module.vision.requires_grad_(requires_grad=False)
     before = values(module)
     optimiser = Adam(module, AdamConfig(rate=0.1, decay=0.1), STEADY)
-    module.language["q"].weight.grad = torch.ones(2, 3)  # pyright: ignore[reportAttributeAccessIssue]
+    module.language["q"].weight.grad = torch.ones(2, 3)
     optimiser.step(0)
     moved = {name for name, value in values(module).items() if (value != before[name]).any()}
     assert moved == {"language.q.weight"}
@@ -201,7 +201,7 @@ def test_a_restored_optimiser_goes_on_bit_for_bit() -> None:
 def test_a_parameter_without_gradient_yet_is_restored_as_such() -> None:
     module = Toy()
     optimiser = Adam(module, AdamConfig(rate=0.1), STEADY)
-    module.language["q"].weight.grad = torch.ones(2, 3)  # pyright: ignore[reportAttributeAccessIssue]
+    module.language["q"].weight.grad = torch.ones(2, 3)
     optimiser.step(0)
     kept = optimiser.tensors()
     assert sorted(kept) == [f"{key}/language.q.weight" for key in ("exp_avg", "exp_avg_sq", "step")]

@@ -27,7 +27,7 @@ def override(settings: SettingsT, changes: Mapping[str, str]) -> SettingsT:
     for name, text in changes.items():
         if name not in known:
             raise TrainingError(f"no setting '{name}'; there are {', '.join(known)}")
-        parsed[name] = _read(name, text, type(known[name]))
+        parsed[name] = _read(name, text, known[name])
     return _replaced(settings, parsed)
 
 
@@ -50,15 +50,16 @@ def _replaced(settings: Any, changes: Mapping[str, Any]) -> Any:
     return replace(settings, **changes)
 
 
-def _read(name: str, text: str, kind: type[Any]) -> Any:
-    if kind is bool:
+def _read(name: str, text: str, present: object) -> bool | float | str:
+    if isinstance(present, str):
+        return text
+    if isinstance(present, bool):
         if text.lower() not in ("true", "false"):
             raise TrainingError(f"{name}={text}: true or false is wanted")
         return text.lower() == "true"
-    if kind is str:
-        return text
-    if kind not in (int, float):
+    if not isinstance(present, int | float):
         raise TrainingError(f"{name}={text}: this setting is changed in Python only")
+    kind = float if isinstance(present, float) else int
     try:
         value = kind(text)
     except ValueError:
