@@ -12,7 +12,7 @@ from torch import Tensor
 
 from heliodor.generation import Greedy, Plan, generate
 from heliodor.models.paligemma import PaliGemma
-from heliodor.teach.data.collate import Batch, Rows, collate
+from heliodor.teach.data.collate import Batch, Rows, collate, divide
 from heliodor.teach.data.example import Example
 from heliodor.teach.losses import row_losses, suffix_weights
 from heliodor.teach.pairing import pixels_in
@@ -62,6 +62,10 @@ class AnswerObjective:
                 by_task[task].append(float(value))
         loss = torch.cat(parts).mean()
         return loss, {task: sum(v) / len(v) for task, v in sorted(by_task.items())}
+
+    def divide(self, batch: Batch, parts: int) -> list[tuple[float, Batch]]:
+        """Cut a batch between pictures; a part weighs as much as it has rows."""
+        return divide(batch, parts)
 
     def _row_losses(self, features: Tensor, rows: Rows) -> Tensor:
         hidden = self.model.hidden(rows.tokens, features[rows.image], rows.prefix)

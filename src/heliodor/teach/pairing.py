@@ -85,6 +85,11 @@ class PairObjective:
         right = batch.same.gather(1, best).float().mean()
         return sigmoid_loss(logits.float(), batch.same), {"top1": float(right)}
 
+    def divide(self, batch: PairBatch, parts: int) -> list[tuple[float, PairBatch]]:
+        """Leave the batch whole: every picture is compared with every text."""
+        del parts
+        return [(1.0, batch)]
+
     def samples(self) -> list[str]:
         """Nothing to read in a pair."""
         return []

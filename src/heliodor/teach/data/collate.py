@@ -83,6 +83,46 @@ def collate(
     return Batch(pixels=torch.as_tensor(pixels), groups=tuple(groups))
 
 
+def divide(batch: Batch, parts: int) -> list[tuple[float, Batch]]:
+    """Cut a batch between its pictures into parts of about equally many text tokens.
+
+    Args:
+        batch: at least one row.
+        parts: how many at most; a part without rows is left out.
+
+    Returns:
+        Parts with the share of all rows that each holds, adding up to 1.
+    """
+    load = torch.zeros(len(batch.pixels))
+    for rows in batch.groups:
+        load.index_add_(0, rows.image, torch.full((len(rows.tasks),), float(rows.tokens.shape[1])))
+    middle = load.cumsum(0) - load / 2
+    part_of = (middle * parts / load.sum()).long().clamp_max(parts - 1)
+    total = sum(len(rows.tasks) for rows in batch.groups)
+    found: list[tuple[float, Batch]] = []
+    for part in range(parts):
+        chosen = (part_of == part).nonzero().flatten()
+        groups = [cut for rows in batch.groups if (cut := _select(rows, chosen)) is not None]
+        if groups:
+            share = sum(len(rows.tasks) for rows in groups) / total
+            found.append((share, Batch(pixels=batch.pixels[chosen], groups=tuple(groups))))
+    return found
+
+
+def _select(rows: Rows, images: Tensor) -> Rows | None:
+    """The rows about some pictures, which are counted anew; None if there are none."""
+    kept = torch.isin(rows.image, images).nonzero().flatten()
+    if not len(kept):
+        return None
+    return Rows(
+        tokens=rows.tokens[kept],
+        prefix=rows.prefix[kept],
+        length=rows.length[kept],
+        image=torch.searchsorted(images, rows.image[kept]),
+        tasks=tuple(rows.tasks[int(index)] for index in kept),
+    )
+
+
 def _pad(rows: Sequence[tuple[list[int], int, int, str]], pad: int) -> Rows:
     longest = max(len(ids) for ids, *_ in rows)
     return Rows(

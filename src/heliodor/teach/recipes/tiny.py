@@ -42,6 +42,12 @@ class TinySettings:
         size: side of the pictures in pixels.
         images: pictures of a batch.
         turns: questions about each scene.
+        steps: optimiser steps in all.
+        rate: full learning rate, reached after ``warmup`` steps; a cosine ends at ``floor`` of it.
+        decay: weight decay of the image tower and the projector.
+        seed: of everything drawn.
+        sample_every: steps between sample predictions; 0 for none.
+        parts: threads that share each batch, see :class:`~heliodor.teach.loop.Run`.
     """
 
     stage: str
@@ -56,10 +62,11 @@ class TinySettings:
     decay: float = 0.0
     seed: int = 11
     sample_every: int = 200
+    parts: int = 1
 
     def __post_init__(self) -> None:
         """Refuse runs of nothing."""
-        at_least_one(self, "images", "turns", "steps")
+        at_least_one(self, "images", "turns", "steps", "parts")
 
 
 LOW = TinySettings(stage="low", start="", size=112, images=24, turns=4, steps=1800, rate=5e-4)
@@ -122,6 +129,7 @@ def stage(settings: TinySettings) -> tuple[Run, AnswerObjective]:
         data=f"{settings.images} pictures of {settings.size} pixels a step, "
         f"{settings.turns} questions each, seed {settings.seed}",
         sample_every=settings.sample_every,
+        parts=settings.parts,
     )
     return run, objective
 
