@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from heliodor.teach import evals
 
     model = load_model(args, args.source or args.model)
-    report = evals.run(model, tasks=tasks, examples=args.examples, seed=args.seed)
+    report = evals.run(model, tasks=tasks, examples=args.examples, seed=args.seed, progress=say)
     record = {"model": args.source or args.model, **report.to_dict()}
     with whole(target) as partial:
         partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
