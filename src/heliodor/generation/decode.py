@@ -307,7 +307,7 @@ class _Batch:
             return Finish.STOP
         if walk is not None and walk.done:
             return Finish.CONSTRAINT
-        return Finish.LENGTH if self._count == self.plan.max_new_tokens else None
+        return Finish.LENGTH if self._count >= self.plan.max_new_tokens else None
 
 
 def _steps(

@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ from heliodor.see.inputs import (
     Picture,
     Pictures,
     check_list,
+    check_texts,
     collect_features,
     join_features,
     pad_left,
@@ -150,10 +152,11 @@ class Engine:
                 draws from torch's own generator.
 
         Raises:
-            InputError: counts that do not pair up.
+            InputError: counts that do not pair up, or a setting of the wrong kind.
             PromptError: a prompt that leaves no room in the model's context.
             ImageError: a picture that cannot be opened.
         """
+        _check_settings(max_new_tokens, sampler, seed)
         if isinstance(sampler, Beam) and constraint is not None:
             raise InputError("Beam searches the model's own text and takes no constraint")
         rows = pair_up(images, prompts)
@@ -196,6 +199,7 @@ class Engine:
         """
         if isinstance(sampler, Beam):
             raise InputError("Beam knows its text only at the end and cannot be streamed")
+        _check_settings(max_new_tokens, sampler, seed)
         rows = pair_up([image], [prompt])
         logits, cache = self._prefill(rows, [prompt], max_new_tokens)
         steps = decode(
@@ -231,9 +235,12 @@ class Engine:
             float32 [B T V]. Index i predicts the token after text position i, position 0 being
             ``<bos>``; image positions are not returned; rows shorter than T are padded behind.
         """
-        if suffixes is not None and len(suffixes) != len(prompts):
-            raise InputError(f"{len(suffixes)} suffixes came with {len(prompts)} prompts")
-        rows = self._features(pair_up(images, prompts))
+        pairs = pair_up(images, prompts)
+        if suffixes is not None:
+            check_texts(suffixes, "suffix", "suffixes")
+            if len(suffixes) != len(prompts):
+                raise InputError(f"{len(suffixes)} suffixes came with {len(prompts)} prompts")
+        rows = self._features(pairs)
         if len({sum(f.tokens.shape[0] for f in row) for row in rows}) > 1:
             raise InputError("logits needs the same number of pictures for every prompt")
         prefixes = [self.tokenizer.encode_prefix(prompt) for prompt in prompts]
@@ -308,7 +315,22 @@ class Engine:
     def _generators(self, seed: int | None, rows: int) -> list[torch.Generator] | None:
         if seed is None:
             return None
-        return [torch.Generator(self.device).manual_seed(seed + row) for row in range(rows)]
+        seeds = [(index(seed) + row) % 2**64 for row in range(rows)]  # as many as a generator has
+        return [torch.Generator(self.device).manual_seed(each) for each in seeds]
+
+
+def _check_settings(max_new_tokens: object, sampler: object, seed: object) -> None:
+    """Refuse what would fail late, or, as half a token would, never."""
+    if not isinstance(max_new_tokens, SupportsIndex) or index(max_new_tokens) < 1:
+        raise InputError(f"got max_new_tokens={max_new_tokens}; it must be at least 1, and whole")
+    if not isinstance(sampler, Beam) and not callable(getattr(sampler, "sample", None)):
+        raise InputError(f"got the sampler {sampler!r}; expected one such as Greedy() or Beam(2)")
+    if isinstance(sampler, type):
+        raise InputError(
+            f"got the class {sampler.__name__}; write {sampler.__name__}() to make one"
+        )
+    if seed is not None and not isinstance(seed, SupportsIndex):
+        raise InputError(f"got the seed {seed!r}; expected a whole number or None")
 
 
 def _per_row(

@@ -29,6 +29,18 @@ class ImageFeatures:
     tokens: Tensor = field(repr=False)
     size: tuple[int, int]
 
+    def __post_init__(self) -> None:
+        """Refuse a batch.
+
+        Raises:
+            InputError: tokens that are not [N W].
+        """
+        if self.tokens.ndim != 2:
+            raise InputError(
+                f"features of one picture are [N W], not {list(self.tokens.shape)}: make one "
+                "ImageFeatures for each picture of a batch"
+            )
+
 
 Picture = ImageSource | ImageFeatures
 """A picture in any form: PIL image, HWC uint8 array, bytes, path, or its features."""
@@ -103,10 +115,7 @@ def pair_up(images: Sequence[Pictures], prompts: Sequence[str]) -> list[tuple[Pi
         PromptError: a prompt that is not a string.
     """
     check_list(images, "pictures")
-    check_list(prompts, "prompts")
-    for prompt in prompts:
-        if not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise PromptError(f"a prompt must be a string, not {type(prompt).__name__}")
+    check_texts(prompts, "prompt", "prompts")
     if not prompts:
         raise InputError("no prompts were given")
     rows = [_several(entry) for entry in images]
@@ -130,6 +139,19 @@ def check_list(given: object, what: str) -> None:
         raise InputError(
             f"a list of {what} is expected, not a {type(given).__name__}: put it in brackets"
         )
+
+
+def check_texts(given: Sequence[object], what: str, several: str) -> None:
+    """Refuse anything but a list of strings; ``what`` one is called, and ``several``.
+
+    Raises:
+        InputError: no list.
+        PromptError: one of them is no string.
+    """
+    check_list(given, several)
+    for text in given:
+        if not isinstance(text, str):
+            raise PromptError(f"a {what} must be a string, not {type(text).__name__}")
 
 
 def _several(entry: Pictures) -> tuple[Picture, ...]:

@@ -44,14 +44,13 @@ def test_it_equals_the_formula(heads: int, groups: int, kind: str, *, fused: boo
     mask = make_mask(kind)
     with torch.set_grad_enabled(not fused):
         found = attend(q, k, v, mask)
-    numbers = [x.numpy() for x in (q, k, v)]
-    expected = reference(*numbers, None if mask is None else mask.numpy())
+    expected = reference(q.numpy(), k.numpy(), v.numpy(), None if mask is None else mask.numpy())
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
 
 
 def gradients(heads: int, groups: int, mask: Tensor | None) -> list[Tensor]:
-    leaves = [x.requires_grad_() for x in tensors(heads, groups)]
-    out = attend(*leaves, mask)
+    leaves = q, k, v = [x.requires_grad_() for x in tensors(heads, groups)]
+    out = attend(q, k, v, mask)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=out.dtype)
     return list(torch.autograd.grad((out * weight).sum(), leaves))
 
@@ -78,7 +77,7 @@ def test_gradients_are_those_of_finite_differences(kind: str) -> None:
     mask = make_mask(kind)
     if mask is not None:
         mask = mask[:1, :, :4, :4]
-    assert torch.autograd.gradcheck(lambda *x: attend(*x, mask), (q, k, v))
+    assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, mask), (q, k, v))
 
 
 def test_a_hidden_key_has_no_influence() -> None:

@@ -72,11 +72,11 @@ def test_nothing_is_masked_where_all_slots_are_valid() -> None:
 def test_reserved_slots_are_written_without_growing() -> None:
     cache = prefilled(FULL)
     cache.reserve(5)
-    places = [store.data_ptr() for store in (*cache._keys, *cache._values)]  # pyright: ignore[reportPrivateUsage]
+    places = [store.data_ptr() for store in (*cache._keys, *cache._values)]
     for count in range(4, 9):
         k, _ = step(cache)
         assert torch.equal(k, slots(0, count) + 1000)
-    assert [store.data_ptr() for store in (*cache._keys, *cache._values)] == places  # pyright: ignore[reportPrivateUsage]
+    assert [store.data_ptr() for store in (*cache._keys, *cache._values)] == places
     k, _ = step(cache)
     assert torch.equal(k, slots(0, 9) + 1000)
 
@@ -84,9 +84,9 @@ def test_reserved_slots_are_written_without_growing() -> None:
 def test_reserving_less_than_there_is_changes_nothing() -> None:
     cache = prefilled(FULL)
     step(cache)
-    before = cache._keys[0].shape[2]  # pyright: ignore[reportPrivateUsage]
+    before = cache._keys[0].shape[2]
     cache.reserve(1)
-    assert cache._keys[0].shape[2] == before  # pyright: ignore[reportPrivateUsage]
+    assert cache._keys[0].shape[2] == before
 
 
 def test_selected_rows_are_copies_that_go_their_own_way() -> None:

@@ -9,7 +9,7 @@ import torch
 from tests import tiny
 from torch import Tensor
 
-from heliodor.errors import InputError
+from heliodor.errors import InputError, PromptError
 from heliodor.generation import ChoiceGrammar
 from heliodor.see.engine import Engine
 from heliodor.see.vlm import VisionLanguageModel
@@ -89,6 +89,10 @@ def test_logits_of_a_row_do_not_depend_on_its_neighbours(engine: Engine) -> None
 def test_logits_refuse_what_does_not_pair_up(engine: Engine) -> None:
     with pytest.raises(InputError, match="1 suffixes came with 2 prompts"):
         engine.logits([None], ["x", "y"], ["a"])
+    with pytest.raises(InputError, match="a list of suffixes is expected, not a str"):
+        engine.logits([None], ["x"], "a")
+    with pytest.raises(PromptError, match="a suffix must be a string, not int"):
+        engine.logits([None], ["x"], [5])  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="the same number of pictures for every prompt"):
         engine.logits([None, PICTURES[0]], ["x", "y"])
     with pytest.raises(InputError, match="3 pictures came with 2 prompts"):
