@@ -8,7 +8,7 @@ from typing import Protocol
 
 from heliodor.teach.recipes.codec import TinyCodec
 from heliodor.teach.recipes.siglip import TinySiglip
-from heliodor.teach.recipes.tiny import HIGH, LOW, MIX, TinyStage
+from heliodor.teach.recipes.tiny import HIGH, LOW, MID, MIX, TinyStage
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -25,6 +25,7 @@ RECIPES: dict[str, Recipe] = {
     "tiny-codec": TinyCodec(),
     "tiny-siglip": TinySiglip(),
     "tiny-low": TinyStage(settings=LOW),
+    "tiny-mid": TinyStage(settings=MID),
     "tiny-high": TinyStage(settings=HIGH),
     "tiny-mix": TinyStage(settings=MIX),
 }

@@ -27,6 +27,7 @@ from heliodor.teach.state import newest_model
 from heliodor.text import Tokenizer
 from heliodor.zoo import MASK_CODEC, TOKENIZER
 
+_SHARES = {"mid": (0.7, 0.2, 0.1), "high": (0.5, 0.25, 0.25), "mix": (0.5, 0.25, 0.25)}
 _SHOWN = 0x5EE  # seeds of the examples shown while a run lasts, which no batch draws
 EMBEDDINGS = 3776  # 3,713 ids, rounded up to a multiple of 64 as transformers does
 
@@ -36,7 +37,7 @@ class TinySettings:
     """Numbers of one stage.
 
     Attributes:
-        stage: "low", "high" or "mix": which mixture is drawn.
+        stage: "low", "mid", "high" or "mix": which mixture is drawn.
         start: what to take over: the folder of an earlier run, whose newest state counts, or of a
             checkpoint in transformers layout; empty for nothing.
         size: side of the pictures in pixels.
@@ -70,6 +71,9 @@ class TinySettings:
 
 
 LOW = TinySettings(stage="low", start="", size=112, images=24, turns=4, steps=1800, rate=5e-4)
+MID = TinySettings(
+    stage="mid", start="", size=160, images=16, turns=4, steps=2000, rate=4e-4, seed=14
+)
 HIGH = TinySettings(
     stage="high", start="", size=224, images=12, turns=4, steps=1500, rate=4e-4, seed=12
 )
@@ -147,13 +151,14 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
             (0.8, SceneSource(size=size, turns=turns, mix=asks)),
             (0.2, ReadingSource(size=size)),
         )
-    if settings.stage not in ("high", "mix"):
-        raise TrainingError(f"no stage '{settings.stage}'; there are low, high and mix")
+    if settings.stage not in _SHARES:
+        raise TrainingError(f"no stage '{settings.stage}'; there are low, {', '.join(_SHARES)}")
+    scenes, reading, documents = _SHARES[settings.stage]
     asks = TaskMix(tasks={"caption": 0.2, "ask": 0.35, "detect": 0.25, "segment": 0.2})
     return (
-        (0.5, SceneSource(size=size, turns=turns, mix=asks, codec=MASK_CODEC)),
-        (0.25, ReadingSource(size=size)),
-        (0.25, DocumentSource(size=size, turns=turns)),
+        (scenes, SceneSource(size=size, turns=turns, mix=asks, codec=MASK_CODEC)),
+        (reading, ReadingSource(size=size)),
+        (documents, DocumentSource(size=size, turns=turns)),
     )
 
 
