@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heliodor.generation import RepeatStop
+from heliodor.see.vlm import NO_LOOP
 from heliodor.teach.evals.boxes import Marked
 from heliodor.teach.evals.exam import Item
 
@@ -20,7 +20,6 @@ BATCH = 32
 
 _MOST_TOKENS = {"caption": 96, "ask": 64, "read": 256, "document": 64}  # as the verbs have it
 _MOST_BOXES = 16  # a scene holds five things: a list that goes on longer is lost anyway
-_NO_LOOP = RepeatStop()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -114,7 +113,7 @@ def _answer_batch(model: Model, shown: Sequence[Any], batch: Sequence[Item]) -> 
         shown,
         [item.prompt for item in batch],
         max_new_tokens=_MOST_TOKENS[task],
-        constraint=_NO_LOOP,
+        constraint=NO_LOOP,
     )
     return [Said(text=row.text.strip()) for row in written]
 
