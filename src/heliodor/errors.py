@@ -3,7 +3,7 @@
     HeliodorError
     |- InputError (ValueError)         something the caller passed cannot be used
     |  |- ImageError                   not an image, truncated, too large, empty
-    |  |- PromptError                  empty where text is needed, too long, unknown task or language
+    |  |- PromptError                  empty, too long, of an unknown task or language
     |- CheckpointError                 a file or folder of weights cannot be used
     |  |- FileFormatError              truncated, lying or hostile file
     |  |- KeyMismatchError             tensor names or shapes differ from what the config asks for
