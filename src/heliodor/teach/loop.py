@@ -74,7 +74,8 @@ class Run:
         workers: processes that draw batches ahead; 0 draws them in this process.
         parts: threads that each take a part of the batch through forward and backward. On few cores
             this beats sharing every product among them; set torch's own threads to 1 then. The
-            result depends on it only by rounding.
+            result depends on it only by rounding; with more than two, the parts' gradients add up
+            in the order they are done, and two runs differ by rounding too.
     """
 
     name: str

@@ -70,6 +70,17 @@ def test_padding_and_grouping_do_not_move_the_loss() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_the_losses_of_parts_add_up_to_the_loss_of_the_whole(parts: int) -> None:
+    objective = small.objective(images=6)
+    batch = objective.batch(0)
+    cut = objective.divide(batch, parts)
+    assert 1 < len(cut) <= parts
+    assert sum(len(part.pixels) for _, part in cut) == 6
+    total = sum(share * objective.loss(part)[0].item() for share, part in cut)
+    assert total == pytest.approx(objective.loss(batch)[0].item(), rel=1e-6)
+
+
 def test_prompts_are_read_and_not_learnt() -> None:
     """The gradient of the loss by the logits of the prompt is zero: another prompt token that is
     embedded alike leaves the loss alone, another answer token does not."""

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.teach import small
 
 from heliodor.errors import DataError
-from heliodor.teach.data.collate import collate
+from heliodor.teach.data.collate import Batch, collate, divide
 from heliodor.teach.data.example import Example, Turn
 from heliodor.text import Tokenizer
 
@@ -85,6 +85,43 @@ def test_a_long_answer_loses_its_end_and_its_eos() -> None:
 def test_a_prompt_that_leaves_no_room_is_an_error(longest: int) -> None:
     with pytest.raises(DataError, match=f"a prompt of 4 tokens leaves no room .* in {longest}: 'a"):
         collate([example(0, ("ask", "ab", "c"))], LETTERS, longest=longest)
+
+
+def test_a_batch_is_cut_between_pictures_at_half_its_tokens() -> None:
+    """Five pictures with 8, 8, 16, 4 and 4 tokens with padding: two parts of 16 and of 24."""
+    examples = [
+        example(0, ("ask", "a", "bcde")),
+        example(1, ("ask", "a", "bcde")),
+        example(2, ("ask", "a", "bcde"), ("read", "a", "bcde")),
+        example(3, ("read", "a", "")),
+        example(4, ("caption", "a", "")),
+    ]
+    batch = collate(examples, LETTERS, group=2)
+    (first_share, first), (second_share, second) = divide(batch, 2)
+    assert [int(picture.unique()) for picture in first.pixels] == [0, 1]
+    assert [int(picture.unique()) for picture in second.pixels] == [2, 3, 4]
+    assert (first_share, second_share) == pytest.approx((2 / 6, 4 / 6))
+
+    def turns(part: Batch) -> list[tuple[int, str, list[int]]]:
+        return sorted(
+            (int(part.pixels[int(i)].unique()), task, row[: int(n)].tolist())
+            for rows in part.groups
+            for i, task, row, n in zip(
+                rows.image, rows.tasks, rows.tokens, rows.length, strict=True
+            )
+        )
+
+    assert sorted(turns(first) + turns(second)) == turns(batch)
+
+
+def test_a_batch_of_one_picture_stays_whole() -> None:
+    batch = collate([example(3, ("ask", "a", "b"))], LETTERS)
+    ((share, part),) = divide(batch, 4)
+    assert share == 1.0
+    assert part.pixels.tolist() == batch.pixels.tolist()
+    assert [rows.tokens.tolist() for rows in part.groups] == [
+        rows.tokens.tolist() for rows in batch.groups
+    ]
 
 
 def test_pictures_of_two_sizes_are_an_error() -> None:

@@ -44,6 +44,9 @@ class Scripted:
         value = self.losses.get(step, float(step))
         return self.model.weight.sum() * 0 + value, {"half": value / 2}
 
+    def divide(self, batch: Tensor, parts: int) -> list[tuple[float, Tensor]]:
+        return [(1 / parts, batch)] * parts
+
     def samples(self) -> list[str]:
         self.training.append(self.model.training)
         return [f"after {len(self.drawn)} steps", "ça va"]
@@ -128,6 +131,9 @@ class Watched:
         self.seen.append(tokens(batch))
         return self.inner.loss(batch)
 
+    def divide(self, batch: Batch, parts: int) -> list[tuple[float, Batch]]:
+        return self.inner.divide(batch, parts)
+
     def samples(self) -> list[str]:
         return []
 
@@ -145,6 +151,36 @@ def test_worker_processes_hand_over_the_same_batches_in_order(tmp_path: Path) ->
     states = [small.state_files(tmp_path / str(workers)) for workers in (0, 1, 2)]
     assert states[0] == states[1] == states[2]
     assert list(states[0]) == ["state-00000006"]
+
+
+def test_parts_side_by_side_take_the_same_steps_but_for_rounding(tmp_path: Path) -> None:
+    """Whole, halves and thirds of the batches; halves again give the same bits.
+
+    A large epsilon, lest Adam divides rounding by rounding where a gradient is zero in truth.
+    """
+    start = small.paligemma().state_dict()
+    found: dict[str, tuple[list[object], dict[str, Tensor]]] = {}
+    for name, parts in (("whole", 1), ("halves", 2), ("thirds", 3), ("again", 2)):
+        objective = small.objective(images=5)
+        slow = AdamConfig(rate=0.5, eps=1.0)
+        run = small.run(steps=4, parts=parts, bfloat16=False, adam=slow)
+        train(run, objective, tmp_path / name, quiet=True)
+        losses = [line["loss"] for line in lines(tmp_path / name)]
+        found[name] = (losses, objective.model.state_dict())
+    for key, whole in found["whole"][1].items():
+        moved = float((whole - start[key]).abs().max())
+        for name in ("halves", "thirds"):
+            assert float((found[name][1][key] - whole).abs().max()) < 1e-3 * moved + 1e-7, key
+    assert float((found["whole"][1]["projector.weight"] - start["projector.weight"]).norm()) > 0.01
+    assert found["halves"][0] == pytest.approx(found["whole"][0], abs=2e-4)
+    assert small.state_files(tmp_path / "halves") == small.state_files(tmp_path / "again")
+
+
+def test_a_part_counts_by_its_share(tmp_path: Path) -> None:
+    """Two halves of a loss of 3 are a loss of 3, and their figures are means."""
+    train(small.run(steps=1, parts=2), Scripted({0: 3.0}), tmp_path, quiet=True)
+    (line,) = lines(tmp_path)
+    assert (line["loss"], line["half"]) == (3.0, 1.5)
 
 
 def test_training_lowers_the_loss_of_what_can_be_learnt(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.unit.teach import small
 ROOT = Path(__file__).parents[3]
 
 KILLED = '''
-import os, signal, sys, time
+import os, signal, sys, time, traceback
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ def after(count, function):
 
 
 def between_steps():
-    loop._step = after(4, loop._step)
+    loop._update = after(4, loop._update)
 
 
 def before_the_first_save():
@@ -101,6 +101,8 @@ def run(workdir, before=None, outside=None):
                 before()
             loop.train(RUN, objective, workdir, quiet=True)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     if outside:
@@ -169,6 +171,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> N
     with start(KILLED, str(tmp_path)) as process:
         out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
+    assert err == ""
     found = dict(line.split(" ", 1) for line in out.splitlines())
     assert found == {
         # how it ended, complete states left behind, how the second sitting ended

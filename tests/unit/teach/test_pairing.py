@@ -150,6 +150,13 @@ def test_a_second_right_text_counts_as_right() -> None:
     assert train.loss(everything)[1] == {"top1": 1.0}
 
 
+def test_a_batch_of_pairs_stays_whole() -> None:
+    """Every picture is compared with every text: parts would not add up."""
+    train = objective(images=4)
+    batch = train.batch(0)
+    assert train.divide(batch, 2) == [(1.0, batch)]
+
+
 def test_bytes_become_minus_one_to_one() -> None:
     image = torch.zeros(1, 2, 3, 3, dtype=torch.uint8)
     image[0, 1, 2] = torch.tensor([0, 51, 255], dtype=torch.uint8)
