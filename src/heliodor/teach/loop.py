@@ -204,7 +204,8 @@ def _losses(
 
     if run.parts == 1:
         return [work(1.0, batch)]
-    return list(threads.map(lambda pair: work(*pair), objective.divide(batch, run.parts)))
+    shares, parts = zip(*objective.divide(batch, run.parts), strict=True)
+    return list(threads.map(work, shares, parts))
 
 
 def _update(optimiser: Adam, losses: Sequence[_Loss], step: int) -> dict[str, float]:

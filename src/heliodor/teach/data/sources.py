@@ -48,7 +48,7 @@ class SceneSource:
     def __call__(self, rng: np.random.Generator) -> Example:
         """Draw one picture and its questions."""
         if rng.random() < self.close:
-            scene = render_single(rng, size=self.size, styles=self.styles)
+            scene = render_single(rng, size=self.size, styles=self.styles, strength=1.0)
         else:
             scene = render_scene(rng, size=self.size, styles=self.styles)
         asked = sample_questions(rng, scene, self.turns, self.mix)

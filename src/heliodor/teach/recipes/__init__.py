@@ -8,7 +8,7 @@ from typing import Protocol
 
 from heliodor.teach.recipes.codec import TinyCodec
 from heliodor.teach.recipes.siglip import TinySiglip
-from heliodor.teach.recipes.tiny import HIGH, LOW, MID, MIX, TinyStage
+from heliodor.teach.recipes.tiny import CLOSE, HIGH, LOW, MID, MIX, TinyStage
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -24,6 +24,7 @@ class Recipe(Protocol):
 RECIPES: dict[str, Recipe] = {
     "tiny-codec": TinyCodec(),
     "tiny-siglip": TinySiglip(),
+    "tiny-close": TinyStage(settings=CLOSE),
     "tiny-low": TinyStage(settings=LOW),
     "tiny-mid": TinyStage(settings=MID),
     "tiny-high": TinyStage(settings=HIGH),

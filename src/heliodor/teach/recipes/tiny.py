@@ -16,6 +16,7 @@ from heliodor.image import ImageProcessor
 from heliodor.models.paligemma import PaliGemma
 from heliodor.models.presets import tiny
 from heliodor.teach.answering import AnswerObjective, Source
+from heliodor.teach.data.language import LANGUAGES
 from heliodor.teach.data.questions import TaskMix
 from heliodor.teach.data.sources import DocumentSource, ReadingSource, SceneSource
 from heliodor.teach.init import initialise
@@ -37,7 +38,7 @@ class TinySettings:
     """Numbers of one stage.
 
     Attributes:
-        stage: "low", "mid", "high" or "mix": which mixture is drawn.
+        stage: "close", "low", "mid", "high" or "mix": which mixture is drawn.
         start: what to take over: the folder of an earlier run, whose newest state counts, or of a
             checkpoint in transformers layout; empty for nothing.
         size: side of the pictures in pixels.
@@ -70,6 +71,9 @@ class TinySettings:
         at_least_one(self, "images", "turns", "steps", "parts")
 
 
+CLOSE = TinySettings(
+    stage="close", start="", size=64, images=64, turns=2, steps=1200, rate=6e-4, seed=10
+)
 LOW = TinySettings(stage="low", start="", size=112, images=24, turns=4, steps=1800, rate=5e-4)
 MID = TinySettings(
     stage="mid", start="", size=160, images=16, turns=4, steps=2000, rate=4e-4, seed=14
@@ -145,6 +149,13 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
         TrainingError: no stage of that name.
     """
     size, turns = settings.size, settings.turns
+    if settings.stage == "close":
+        naming = TaskMix(
+            tasks={"caption": 0.6, "ask": 0.4},
+            kinds={"what": 0.4, "colour": 0.4, "exists": 0.2},
+            languages={"en": 0.8} | dict.fromkeys(LANGUAGES[1:], 0.04),
+        )
+        return ((1.0, SceneSource(size=size, turns=turns, mix=naming, close=1.0)),)
     if settings.stage == "low":
         asks = TaskMix(tasks={"caption": 0.3, "ask": 0.3, "detect": 0.4})
         return (
@@ -152,7 +163,9 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
             (0.2, ReadingSource(size=size)),
         )
     if settings.stage not in _SHARES:
-        raise TrainingError(f"no stage '{settings.stage}'; there are low, {', '.join(_SHARES)}")
+        raise TrainingError(
+            f"no stage '{settings.stage}'; there are close, low, {', '.join(_SHARES)}"
+        )
     scenes, reading, documents = _SHARES[settings.stage]
     asks = TaskMix(tasks={"caption": 0.2, "ask": 0.35, "detect": 0.25, "segment": 0.2})
     return (
