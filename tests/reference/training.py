@@ -86,3 +86,28 @@ class Adam:
             shrink = self.decay * self.parameters[name] if name in self.decayed else 0.0
             self.parameters[name] = self.parameters[name] - share * (self.rate * adam + shrink)
         return norm
+
+
+class CodeBook:
+    """A code book of running means, code by code.
+
+    Source: van den Oord et al., arXiv 1711.00937, appendix A.1.
+    """
+
+    def __init__(self, rows: Floats, average: float) -> None:
+        self.rows = rows.astype(np.float64)
+        self.counts = [1.0] * len(rows)
+        self.sums = [row.copy() for row in self.rows]
+        self.average = average
+
+    def step(self, vectors: Floats) -> list[int]:
+        """The code nearest to each vector [N D]; then every code moves towards its vectors."""
+        codes = [int(((self.rows - vector) ** 2).sum(-1).argmin()) for vector in vectors]
+        for code in range(len(self.rows)):
+            mine = [vector for vector, chosen in zip(vectors, codes, strict=True) if chosen == code]
+            total = np.sum(mine, axis=0) if mine else np.zeros(self.rows.shape[1])
+            keep = self.average
+            self.counts[code] = keep * self.counts[code] + (1 - keep) * len(mine)
+            self.sums[code] = keep * self.sums[code] + (1 - keep) * total
+        self.rows = np.stack([s / n for s, n in zip(self.sums, self.counts, strict=True)])
+        return codes
