@@ -5,7 +5,7 @@ For example:
   heliodor train --list
   heliodor train tiny-siglip
   heliodor train tiny-siglip --resume
-  heliodor train tiny-siglip steps=100 batch=8 --workdir runs/try
+  heliodor train tiny-siglip steps=100 images=8 --workdir runs/try
 
 A recipe is Python in heliodor.teach.recipes; its docstring states cost and result. name=value
 changes one of its settings.
