@@ -79,6 +79,7 @@ def render_scene(
     size: int = 224,
     split: Split = Split.TRAIN,
     styles: tuple[str, ...] = TRAIN_STYLES,
+    strength: float = 1.0,
 ) -> Scene:
     """Draw a scene of one to five things.
 
@@ -87,6 +88,7 @@ def render_scene(
         size: Side of the picture in pixels.
         split: Which pairs of concepts may meet.
         styles: Artwork to draw from.
+        strength: How much looks vary, above 0; 1.0 is what evaluations draw.
 
     Raises:
         DataError: ``styles`` is empty or unknown.
@@ -96,7 +98,7 @@ def render_scene(
     low, high = (math.log(side * size / 224) for side in _SIDES[len(concepts) - 1])
     looks = [
         replace(look, side=math.exp(rng.uniform(low, high)))
-        for look in choose_looks(rng, concepts, styles, ground_colour)
+        for look in choose_looks(rng, concepts, styles, ground_colour, strength)
     ]
     overlap = 0.4 if rng.random() < _CROWDED else 0.06
     return _paint(rng, ground, ground_colour, arrange(rng, looks, ground, overlap))

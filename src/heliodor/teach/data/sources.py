@@ -31,6 +31,7 @@ class SceneSource:
         mix: how often each task, kind and language is asked.
         styles: artwork to draw from.
         close: share of pictures that show one thing close up.
+        strength: how much the looks of things vary: near 0 as drawn, 1 as evaluations draw them.
     """
 
     size: int
@@ -39,6 +40,7 @@ class SceneSource:
     mix: TaskMix = field(default_factory=TaskMix)
     styles: tuple[str, ...] = TRAIN_STYLES
     close: float = 0.0
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse to draw masks that nothing can write."""
@@ -48,9 +50,9 @@ class SceneSource:
     def __call__(self, rng: np.random.Generator) -> Example:
         """Draw one picture and its questions."""
         if rng.random() < self.close:
-            scene = render_single(rng, size=self.size, styles=self.styles, strength=1.0)
+            scene = render_single(rng, size=self.size, styles=self.styles, strength=self.strength)
         else:
-            scene = render_scene(rng, size=self.size, styles=self.styles)
+            scene = render_scene(rng, size=self.size, styles=self.styles, strength=self.strength)
         asked = sample_questions(rng, scene, self.turns, self.mix)
         return Example(image=scene.image, turns=tuple(self._turn(scene, q) for q in asked))
 

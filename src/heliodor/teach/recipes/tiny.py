@@ -48,6 +48,7 @@ class TinySettings:
         rate: full learning rate, reached after ``warmup`` steps; a cosine ends at ``floor`` of it.
         decay: weight decay of the image tower and the projector.
         seed: of everything drawn.
+        strength: how much the looks of things vary: near 0 as drawn, 1 as evaluations draw them.
         sample_every: steps between sample predictions; 0 for none.
         parts: threads that share each batch, see :class:`~heliodor.teach.loop.Run`.
     """
@@ -63,6 +64,7 @@ class TinySettings:
     floor: float = 0.05
     decay: float = 0.0
     seed: int = 11
+    strength: float = 1.0
     sample_every: int = 200
     parts: int = 1
 
@@ -135,7 +137,7 @@ def stage(settings: TinySettings) -> tuple[Run, AnswerObjective]:
         adam=AdamConfig(rate=settings.rate, decay=settings.decay, beta2=0.98),
         schedule=Schedule(steps=settings.steps, warmup=settings.warmup, floor=settings.floor),
         data=f"{settings.images} pictures of {settings.size} pixels a step, "
-        f"{settings.turns} questions each, seed {settings.seed}",
+        f"{settings.turns} questions each, strength {settings.strength}, seed {settings.seed}",
         sample_every=settings.sample_every,
         parts=settings.parts,
     )
@@ -155,11 +157,18 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
             kinds={"what": 0.4, "colour": 0.4, "exists": 0.2},
             languages={"en": 0.8} | dict.fromkeys(LANGUAGES[1:], 0.04),
         )
-        return ((1.0, SceneSource(size=size, turns=turns, mix=naming, close=1.0)),)
+        return (
+            (
+                1.0,
+                SceneSource(
+                    size=size, turns=turns, mix=naming, close=1.0, strength=settings.strength
+                ),
+            ),
+        )
     if settings.stage == "low":
         asks = TaskMix(tasks={"caption": 0.3, "ask": 0.3, "detect": 0.4})
         return (
-            (0.8, SceneSource(size=size, turns=turns, mix=asks)),
+            (0.8, SceneSource(size=size, turns=turns, mix=asks, strength=settings.strength)),
             (0.2, ReadingSource(size=size)),
         )
     if settings.stage not in _SHARES:
@@ -169,7 +178,12 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
     scenes, reading, documents = _SHARES[settings.stage]
     asks = TaskMix(tasks={"caption": 0.2, "ask": 0.35, "detect": 0.25, "segment": 0.2})
     return (
-        (scenes, SceneSource(size=size, turns=turns, mix=asks, codec=MASK_CODEC)),
+        (
+            scenes,
+            SceneSource(
+                size=size, turns=turns, mix=asks, codec=MASK_CODEC, strength=settings.strength
+            ),
+        ),
         (reading, ReadingSource(size=size)),
         (documents, DocumentSource(size=size, turns=turns)),
     )
