@@ -8,6 +8,7 @@ opened.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +18,18 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
     from tokenizers import Tokenizer as JsonTokenizer
 
-__all__ = ["IMAGE", "LOC", "SEG", "SPACE", "JsonPieces", "Pieces", "SentencePieces", "read_pieces"]
+__all__ = [
+    "IMAGE",
+    "LOC",
+    "SEG",
+    "SPACE",
+    "JsonPieces",
+    "Pieces",
+    "SentencePieces",
+    "added_token",
+    "gemma_document",
+    "read_pieces",
+]
 
 LOC = tuple(f"<loc{i:04d}>" for i in range(1024))
 SEG = tuple(f"<seg{i:03d}>" for i in range(128))
@@ -193,35 +205,11 @@ class SentencePieces:
         added += [(i, p, False) for i, p in enumerate(pieces) if p.startswith(("<loc", "<seg"))]
         added += [(self._base + i, name, False) for i, name in enumerate(self._extra)]
         named = {index for index, _, _ in added}
-        return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [added_token(i, name, special=control) for i, name, control in added],
-            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
-            "pre_tokenizer": None,
-            "post_processor": None,
-            "decoder": {
-                "type": "Sequence",
-                "decoders": [
-                    {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-                    {"type": "ByteFallback"},
-                    {"type": "Fuse"},
-                ],
-            },
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": "<unk>",
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": True,
-                "byte_fallback": True,
-                "ignore_merges": False,
-                "vocab": {piece: i for i, piece in enumerate(pieces)},
-                "merges": _merges(pieces, scores, named),
-            },
-        }
+        return gemma_document(
+            pieces,
+            _merges(pieces, scores, named),
+            [added_token(i, name, special=control) for i, name, control in added],
+        )
 
 
 def read_pieces(path: Path) -> Pieces:
@@ -238,6 +226,51 @@ def read_pieces(path: Path) -> Pieces:
     if path.suffix == ".json" or (path.suffix != ".model" and opening == b"{"):
         return JsonPieces.from_file(path)
     return SentencePieces.from_file(path)
+
+
+def gemma_document(
+    pieces: Sequence[str],
+    merges: list[list[str]],
+    added: list[dict[str, Any]],
+    pre_tokenizer: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A tokenizer.json of Gemma's form: BPE over pieces with bytes to fall back on, spaces as "▁".
+
+    Args:
+        pieces: in the order of their ids, added tokens included where the model knows them.
+        merges: pairs, best first.
+        added: entries of :func:`added_token`.
+        pre_tokenizer: the tokenizers library's description of one.
+    """
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {piece: index for index, piece in enumerate(pieces)},
+            "merges": merges,
+        },
+    }
 
 
 def added_token(index: int, content: str, *, special: bool) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from heliodor.errors import DataError
+from heliodor.text.pieces import IMAGE, LOC, SEG, SPACE, added_token, gemma_document
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,10 +43,6 @@ under two tokens on average, while every CJK character of the corpus has a piece
 CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 UNUSED = tuple(f"<unused{i}>" for i in range(5))
 BYTES = tuple(f"<0x{i:02X}>" for i in range(256))
-LOC = tuple(f"<loc{i:04d}>" for i in range(1024))
-SEG = tuple(f"<seg{i:03d}>" for i in range(128))
-IMAGE = "<image>"
-SPACE = "▁"
 
 _CJK = "\u1100-\u11ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff00-\uffef"
 # A run of letters or one punctuation mark, with the space before it; else one character alone.
@@ -212,48 +209,11 @@ def _document(pieces: list[str], merges: list[list[str]]) -> dict[str, Any]:
     names = [*pieces, *LOC, *SEG, IMAGE]
     added = [*CONTROL, *LOC, *SEG, IMAGE]
     ids = {name: index for index, name in enumerate(names)}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": ids[name],
-                "content": name,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": name in control,
-            }
-            for name in added
-        ],
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"String": " "},
-            "behavior": "MergedWithPrevious",
-            "invert": False,
-        },
-        "post_processor": None,
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": "<unk>",
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": {name: index for index, name in enumerate(pieces)},
-            "merges": merges,
-        },
+    pre_tokenizer = {
+        "type": "Split",
+        "pattern": {"String": " "},
+        "behavior": "MergedWithPrevious",
+        "invert": False,
     }
+    tokens = [added_token(ids[name], name, special=name in control) for name in added]
+    return gemma_document(pieces, merges, tokens, pre_tokenizer)
