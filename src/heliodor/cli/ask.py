@@ -2,7 +2,7 @@
 
 For example:
 
-  heliodor ask garden.png "What is on the flower?"
+  heliodor ask garden.png "What is left of the tulip?"
 """
 
 from __future__ import annotations

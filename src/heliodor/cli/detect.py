@@ -2,8 +2,8 @@
 
 For example:
 
-  heliodor detect garden.png "bee ; flower"
-  heliodor detect garden.png "bee ; flower" --draw boxes.png
+  heliodor detect garden.png "bee ; tulip"
+  heliodor detect garden.png "bee ; tulip" --draw boxes.png
 
 Each line holds label, score, and the box as x0 y0 x1 y1 in pixels of the picture, with tabs
 between the three.

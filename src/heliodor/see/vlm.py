@@ -1,7 +1,7 @@
 """The model as one calls it: pictures and words in, typed results out.
 
 model = heliodor.load("tiny")
-model.detect("garden.png", "bee ; flower").draw("garden.png")
+model.detect("garden.png", "bee ; tulip").draw("garden.png")
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class VisionLanguageModel(Engine):
 
         Args:
             image: the picture.
-            labels: what to look for: "bee ; flower", or a list.
+            labels: what to look for: "bee ; tulip", or a list.
             max_objects: boxes at most.
 
         Returns:
