@@ -84,3 +84,21 @@ def test_the_command_reference_is_what_the_commands_say():
     assert (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8") == written
     for name in COMMANDS:
         assert f"\n## heliodor {name}\n" in written
+
+
+def test_the_layers_page_names_the_files_there_are():
+    """Each row of its table holds the modules of its folder, no more and no fewer."""
+    text = (ROOT / "docs" / "design" / "layers.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([a-z/]+)` \| (.+) \|$", text, re.M))
+    source = ROOT / "src" / "heliodor"
+    folders = {
+        str(init.parent.relative_to(source))
+        for init in source.rglob("__init__.py")
+        if init.parent != source
+    }
+    assert rows.keys() == folders
+    for folder, files in rows.items():
+        named = set(re.findall(r"`(\w+)`", files))
+        modules = {path.stem for path in (source / folder).glob("*.py")} - {"__init__"}
+        inside = {path.name for path in (source / folder).iterdir() if path.is_dir()}
+        assert modules <= named <= modules | inside, folder
