@@ -41,7 +41,7 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        self.draws: list[float] = []
+        self.seeds: list[int] = []
         self.loaded: list[tuple[str, dict[str, str]]] = []
 
     def encode_image(self, image: Image.Image) -> Image.Image:
@@ -66,12 +66,16 @@ class FakeModel:
         return self.detect(image, labels)
 
     def generate(
-        self, images: list[Any], prompts: list[str], *, max_new_tokens: int, sampler: object
+        self,
+        images: list[Any],
+        prompts: list[str],
+        *,
+        max_new_tokens: int,
+        sampler: object,
+        seed: int,
     ) -> list[Said]:
-        import torch
-
         self.calls.append((max_new_tokens, sampler))
-        self.draws.append(float(torch.rand(())))
+        self.seeds.append(seed)
         return [Said(prompt) for prompt in prompts]
 
     def stream(self, image: Image.Image, prompt: str, **_: Any) -> Iterator[str]:

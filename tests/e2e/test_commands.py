@@ -70,11 +70,10 @@ class TestGenerate:
         assert main(["generate", picture(), "ocr", "--max-new-tokens", "7", *words]) == 0
         assert model.calls == [(7, sampler)]
 
-    def test_the_seed_is_set_anew_for_each_picture(self, model, picture):
+    def test_each_picture_is_sampled_from_the_same_seed(self, model, picture):
         pictures = [picture(name="a.png"), picture(name="b.png")]
         assert main(["generate", *pictures, "ocr", "--top-p", "0.9", "--seed", "3"]) == 0
-        first, second = model.draws
-        assert first == second
+        assert model.seeds == [3, 3]
 
     def test_stream_prints_the_pieces_as_one_text(self, model, picture, capsys):
         assert main(["generate", picture(), "ocr", "--stream"]) == 0

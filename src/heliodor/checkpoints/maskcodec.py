@@ -21,7 +21,7 @@ from torch import Tensor
 from heliodor.errors import FileFormatError, KeyMismatchError
 from heliodor.models.maskcodec import MaskCodec, MaskCodecConfig
 
-__all__ = ["read_mask_codec", "write_mask_codec"]
+__all__ = ["CODEC_NAMES", "find_mask_codec", "read_mask_codec", "write_mask_codec"]
 
 CODE_BOOK = ("codebook", "_vq_vae._embedding")
 TRAINING_ONLY = frozenset({"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"})
@@ -35,6 +35,16 @@ _UNREADABLE = (
 )
 
 Arrays = Mapping[str, NDArray[np.floating]]
+
+
+CODEC_NAMES = ("maskcodec.npz", "vae-oid.npz")
+"""What a codec is called beside the weights of a model: our name, and big_vision's."""
+
+
+def find_mask_codec(folder: str | Path) -> Path | None:
+    """The codec that lies in a checkpoint's folder, None if there is none."""
+    places = (Path(folder) / name for name in CODEC_NAMES)
+    return next((place for place in places if place.is_file()), None)
 
 
 def read_mask_codec(path: str | Path) -> MaskCodec:

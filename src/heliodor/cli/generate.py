@@ -60,10 +60,14 @@ def run(args: argparse.Namespace) -> int:
         return _stream(args, sampler)
 
     def work(model: VisionLanguageModel, picture: Image) -> Generation:
-        _seed(args.seed)
-        return model.generate(
-            [picture], [args.prompt], max_new_tokens=args.max_new_tokens, sampler=sampler
-        )[0]
+        (found,) = model.generate(
+            [picture],
+            [args.prompt],
+            max_new_tokens=args.max_new_tokens,
+            sampler=sampler,
+            seed=args.seed,
+        )
+        return found
 
     return for_each_picture(args, work, lambda generation: [generation.text])
 
@@ -74,19 +78,17 @@ def _stream(args: argparse.Namespace, sampler: Sampler | Beam) -> int:
         raise UsageError("--stream takes one picture, and neither --json nor --beam")
     picture = read_picture(args.images[0])
     model = load_model(args)
-    _seed(args.seed)
-    pieces = model.stream(picture, args.prompt, max_new_tokens=args.max_new_tokens, sampler=sampler)
+    pieces = model.stream(
+        picture,
+        args.prompt,
+        max_new_tokens=args.max_new_tokens,
+        sampler=sampler,
+        seed=args.seed,
+    )
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
     return 0
-
-
-def _seed(seed: int) -> None:
-    """Seed torch's own generator, which samplers draw from unless given another."""
-    import torch
-
-    torch.default_generator.manual_seed(seed)
 
 
 def _sampler(args: argparse.Namespace) -> Sampler | Beam:

@@ -316,7 +316,7 @@ class Engine:
         if seed is None:
             return None
         seeds = [(index(seed) + row) % 2**64 for row in range(rows)]  # as many as a generator has
-        return [torch.Generator(self.device).manual_seed(each) for each in seeds]
+        return [torch.Generator().manual_seed(each) for each in seeds]
 
 
 def _check_settings(max_new_tokens: object, sampler: object, seed: object) -> None:

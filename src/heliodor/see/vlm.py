@@ -15,7 +15,12 @@ import torch
 from heliodor import zoo
 from heliodor.checkpoints import TransformersCheckpoint, open_checkpoint
 from heliodor.checkpoints import transformers as transformers_layout
-from heliodor.checkpoints.maskcodec import read_mask_codec
+from heliodor.checkpoints.maskcodec import (
+    CODEC_NAMES,
+    find_mask_codec,
+    read_mask_codec,
+    write_mask_codec,
+)
 from heliodor.errors import ConfigError, InputError, PromptError
 from heliodor.generation import DetectGrammar, RepeatStop
 from heliodor.image import ImageProcessor
@@ -53,6 +58,7 @@ def load(
     device: str | torch.device = "cpu",
     image_size: int | None = None,
     tokenizer: str | Path | None = None,
+    codec: str | Path | None = None,
 ) -> VisionLanguageModel:
     """Load a PaliGemma.
 
@@ -66,6 +72,8 @@ def load(
         device: "cpu", "cuda", ...
         image_size: another resolution than the checkpoint's; positions are then resized.
         tokenizer: a ``tokenizer.json`` or SentencePiece file, where the folder carries none.
+        codec: the npz file of the mask codec whose codes the model writes; for the official
+            checkpoints big_vision's ``vae-oid.npz``. By default the one in the folder, if any.
 
     Raises:
         CheckpointError: the files are missing, broken, or of another family.
@@ -80,11 +88,12 @@ def load(
         dtype = "float32" if dtype is None else dtype
     else:
         checkpoint = open_checkpoint(source, revision=revision)
+    beside = zoo.MASK_CODEC if source == "tiny" else find_mask_codec(checkpoint.folder)
     return VisionLanguageModel(
         model=checkpoint.load(dtype=dtype, device=device, image_size=image_size),
         tokenizer=checkpoint.tokenizer() if tokenizer is None else Tokenizer.from_file(tokenizer),
         processor=checkpoint.processor(image_size),
-        codec=zoo.MASK_CODEC,
+        codec=beside if codec is None else Path(codec),
     )
 
 
@@ -97,7 +106,7 @@ class VisionLanguageModel(Engine):
         model: PaliGemma,
         tokenizer: Tokenizer,
         processor: ImageProcessor,
-        codec: Path | MaskCodec,
+        codec: Path | MaskCodec | None = None,
     ) -> None:
         """Put parts together; :func:`load` does it from files.
 
@@ -105,7 +114,8 @@ class VisionLanguageModel(Engine):
             model: the network.
             tokenizer: words to ids.
             processor: pictures to pixels.
-            codec: the mask codec, or its npz file, which is read when first needed.
+            codec: the mask codec, or its npz file, which is read when first needed; without one
+                the model does everything but segment.
 
         Raises:
             ConfigError: the tokenizer knows ids that the model has no rows for.
@@ -115,8 +125,19 @@ class VisionLanguageModel(Engine):
 
     @cached_property
     def codec(self) -> MaskCodec:
-        """The mask codec."""
+        """The mask codec.
+
+        Raises:
+            ConfigError: the model came without one.
+            FileFormatError: its file is missing or broken.
+        """
         codec = self._codec
+        if codec is None:
+            raise ConfigError(
+                "masks need the codec that the model was trained with, and none came with it: pass "
+                f"codec=FILE (big_vision's vae-oid.npz for the official checkpoints), or put it "
+                f"into the folder as {CODEC_NAMES[0]}"
+            )
         return codec if isinstance(codec, MaskCodec) else read_mask_codec(codec)
 
     def caption(self, image: Picture, lang: str = "en", *, max_new_tokens: int = 96) -> Answer:
@@ -177,9 +198,10 @@ class VisionLanguageModel(Engine):
         max_objects: int = 16,
     ) -> list[Segments]:
         """:meth:`segment` for several pictures at once, each with labels of its own."""
+        codec = self.codec  # before any work: a missing one is an error
         features = self.encode_images(images)
         found = self._objects(features, labels, max_objects, masks=True)
-        return [to_segments(self.codec, b, f.size) for b, f in zip(found, features, strict=True)]
+        return [to_segments(codec, b, f.size) for b, f in zip(found, features, strict=True)]
 
     def save(
         self,
@@ -187,7 +209,7 @@ class VisionLanguageModel(Engine):
         format: str = "transformers",  # noqa: A002 - the public name
         dtype: str | torch.dtype | None = None,
     ) -> None:
-        """Write the model to a folder, whole or not at all.
+        """Write the model to a folder, whole or not at all, and the mask codec beside it.
 
         Args:
             path: a folder, made if it does not exist.
@@ -201,6 +223,8 @@ class VisionLanguageModel(Engine):
         if format != "transformers":
             raise ConfigError(f"format {format!r} is not written; there is 'transformers'")
         transformers_layout.save(self.model, self.tokenizer, self.processor, path, dtype=dtype)
+        if self._codec is not None:
+            write_mask_codec(self.codec, Path(path) / CODEC_NAMES[0], dtype="float32")
 
     def _answer(self, image: Picture, prompt: str, max_new_tokens: int) -> Answer:
         (found,) = self.generate(

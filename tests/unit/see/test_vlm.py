@@ -13,10 +13,10 @@ from tests import tiny
 from torch import Tensor
 
 from heliodor.checkpoints.maskcodec import write_mask_codec
-from heliodor.errors import FileFormatError, InputError, PromptError
+from heliodor.errors import ConfigError, FileFormatError, InputError, PromptError
 from heliodor.generation import Greedy
 from heliodor.image import ImageProcessor
-from heliodor.see.vlm import NO_LOOP, VisionLanguageModel
+from heliodor.see.vlm import NO_LOOP, VisionLanguageModel, load
 
 PICTURE = tiny.picture(1, (400, 300))
 LABELS = ["bee", "red flower", "蜂"]
@@ -389,6 +389,30 @@ def test_only_segmentation_needs_the_codec(model: VisionLanguageModel, tmp_path:
     )
     with pytest.raises(FileFormatError, match=r"there is no mask codec file at .*none\.npz"):
         without.segment(PICTURE, LABELS, max_objects=2)
+
+
+def test_a_model_without_a_codec_says_what_it_needs_before_any_work(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = VisionLanguageModel(**parts(model))
+    monkeypatch.setattr(VisionLanguageModel, "encode_images", None)
+    with pytest.raises(ConfigError, match=r"pass codec=FILE .*vae-oid\.npz"):
+        without.segment(PICTURE, LABELS)
+
+
+def test_a_saved_model_takes_its_codec_along(model: VisionLanguageModel, tmp_path: Path) -> None:
+    """A codec that is not the model's own would draw masks of nothing, without an error."""
+    model.save(tmp_path)
+    expected = model.segment(PICTURE, LABELS, max_objects=2)
+    assert len(expected) > 0
+    assert load(tmp_path).segment(PICTURE, LABELS, max_objects=2) == expected
+    (tmp_path / "maskcodec.npz").rename(tmp_path / "vae-oid.npz")
+    assert load(tmp_path).segment(PICTURE, LABELS, max_objects=2) == expected
+    (tmp_path / "vae-oid.npz").rename(tmp_path / "other.npz")
+    with pytest.raises(ConfigError, match="none came with it"):
+        load(tmp_path).segment(PICTURE, LABELS)
+    named = load(tmp_path, codec=tmp_path / "other.npz")
+    assert named.segment(PICTURE, LABELS, max_objects=2) == expected
 
 
 def test_the_processor_of_a_model_is_its_own(model: VisionLanguageModel) -> None:
