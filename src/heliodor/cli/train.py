@@ -43,9 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.list:
         for name, recipe in RECIPES.items():
-            summary = (recipe.__doc__ or "").strip().partition("\n")[0]
-            emit({"recipe": name, "summary": summary}) if args.json else print(
-                f"{name:<16} {summary}"
+            emit({"recipe": name, "summary": recipe.summary}) if args.json else print(
+                f"{name:<16} {recipe.summary}"
             )
         return 0
     if args.recipe not in RECIPES:

@@ -16,6 +16,11 @@ __all__ = ["RECIPES", "Recipe"]
 class Recipe(Protocol):
     """A run with a name."""
 
+    @property
+    def summary(self) -> str:
+        """One line: what it trains."""
+        ...
+
     def run(self, workdir: Path, overrides: Mapping[str, str], *, resume: bool) -> None:
         """Train in ``workdir``."""
         ...
@@ -24,9 +29,19 @@ class Recipe(Protocol):
 RECIPES: dict[str, Recipe] = {
     "tiny-codec": TinyCodec(),
     "tiny-siglip": TinySiglip(),
-    "tiny-close": TinyStage(settings=CLOSE),
-    "tiny-low": TinyStage(settings=LOW),
-    "tiny-mid": TinyStage(settings=MID),
-    "tiny-high": TinyStage(settings=HIGH),
-    "tiny-mix": TinyStage(settings=MIX),
+    "tiny-close": TinyStage(
+        settings=CLOSE,
+        summary="the whole of tiny on one thing close up, at 64 pixels: names and colours",
+    ),
+    "tiny-low": TinyStage(
+        settings=LOW,
+        summary="tiny on scenes and lines of text at 112 pixels: caption, ask, detect, read",
+    ),
+    "tiny-mid": TinyStage(settings=MID, summary="tiny on all six tasks at 160 pixels"),
+    "tiny-high": TinyStage(
+        settings=HIGH, summary="tiny on all six tasks at 224 pixels, with more to read"
+    ),
+    "tiny-mix": TinyStage(
+        settings=MIX, summary="tiny on all six tasks at 224 pixels, at a lower rate, to the end"
+    ),
 }

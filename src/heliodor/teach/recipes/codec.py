@@ -86,6 +86,8 @@ class CodecSettings:
 class TinyCodec:
     """Train the mask codec: masks drawn from a seed, a small VQ-VAE, ``maskcodec.npz`` out."""
 
+    summary = "the mask codec, on masks drawn from a seed"
+
     def run(self, workdir: Path, overrides: Mapping[str, str], *, resume: bool) -> None:
         """Train in ``workdir``; ``workdir/maskcodec.npz`` is the result, in float16.
 

@@ -51,6 +51,8 @@ class TinySiglip:
     the first half, then 150 steps of 64 scenes at 112.
     """
 
+    summary = "tiny's image tower as one half of a SigLIP pair: one thing at 64 pixels, then scenes"
+
     def run(self, workdir: Path, overrides: Mapping[str, str], *, resume: bool) -> None:
         """Train both stages in ``workdir``; the last state of ``scenes`` is the result."""
         settings = override(SiglipSettings(), overrides)

@@ -93,6 +93,7 @@ class TinyStage:
     """Train one stage of tiny; ``start=FOLDER`` names the run before it."""
 
     settings: TinySettings
+    summary: str
 
     def run(self, workdir: Path, overrides: Mapping[str, str], *, resume: bool) -> None:
         """Train in ``workdir``; ``workdir/model`` is the result, in transformers layout."""
