@@ -1,7 +1,8 @@
 """Tokens in, tokens out: samplers, constraints, the decode generator and beam search.
 
-Files: ``sampler`` (how a token is chosen), ``constraint`` (which tokens may come next), ``decode``
-(the one generator; stream and batch are built on it), ``beam`` (as big_vision scores it).
+Files: ``sampler`` (how a token is chosen), ``constraint`` and its ``tree`` (which tokens may come
+next), ``decode`` (the one generator; stream and batch are built on it), ``beam`` (as big_vision
+scores it).
 """
 
 from heliodor.generation.beam import Beam

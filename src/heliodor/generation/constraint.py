@@ -13,7 +13,7 @@ since a tokenizer may split the same words differently in another context.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from heliodor.errors import InputError
+from heliodor.generation.tree import Node, child, freeze, grow
 
 __all__ = ["ChoiceGrammar", "Constraint", "DetectGrammar", "RepeatStop", "Walk"]
 
@@ -47,6 +48,14 @@ class Walk(Protocol):
         """Ids that may come next, int64 [N] on the CPU with N >= 1, or None for every token."""
         ...
 
+    def rival(self) -> int | None:
+        """The allowed token that stands against all other allowed ones together, or None.
+
+        Greedy decoding takes it only if it is likelier than their sum: "nothing here" is one token,
+        "something here" is a thousand, one for each place, and none of them has to be likely.
+        """
+        ...
+
     def push(self, token: int) -> None:
         """Take note of the token that was chosen.
 
@@ -67,59 +76,6 @@ class Constraint(Protocol):
 # ---------------------------------------------------------------------------- fixed sequences
 
 
-@dataclass(slots=True, eq=False)
-class _Node:
-    """One state of a prefix tree. ``leaf`` is (sequence number, is the last token eos)."""
-
-    children: dict[int, _Node] = field(default_factory=dict[int, "_Node"])
-    leaf: tuple[int, bool] | None = None
-    allowed: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-
-
-def _grow(root: _Node, tokens: Iterable[int], leaf: tuple[int, bool]) -> None:
-    """Add a sequence; to add one again changes nothing but its number."""
-    node = root
-    for token in tokens:
-        if node.leaf is not None:
-            raise InputError(_ambiguous(leaf[0], node.leaf[0]))
-        node = node.children.setdefault(token, _Node())
-    if node.children:
-        raise InputError(_ambiguous(leaf[0], next(_leaves(node))[0]))
-    node.leaf = leaf
-
-
-def _nodes(root: _Node) -> Iterator[_Node]:
-    """The root and all below it; a long label makes a tree too deep to walk by recursion."""
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        waiting += node.children.values()
-
-
-def _leaves(root: _Node) -> Iterator[tuple[int, bool]]:
-    return (node.leaf for node in _nodes(root) if node.leaf is not None)
-
-
-def _ambiguous(one: int, other: int) -> str:
-    return (
-        f"sequences {other} and {one} cannot be told apart: one of them holds the separator after "
-        "the other; pass labels that do not contain the separator"
-    )
-
-
-def _freeze(root: _Node) -> None:
-    """Write the index tensors once the tree is complete."""
-    for node in _nodes(root):
-        node.allowed = torch.tensor(sorted(node.children), dtype=torch.int64)
-
-
-def _child(node: _Node, token: int) -> _Node:
-    if token not in node.children:
-        raise InputError(f"token {token} is not allowed here; expected one of {[*node.children]}")
-    return node.children[token]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChoiceGrammar:
     """Exactly one of the given answers, then eos.
@@ -135,7 +91,7 @@ class ChoiceGrammar:
 
     choices: tuple[tuple[int, ...], ...]
     eos: int
-    _root: _Node = field(init=False, repr=False, compare=False, default_factory=_Node)
+    _root: Node = field(init=False, repr=False, compare=False, default_factory=Node)
 
     def __post_init__(self) -> None:
         if not self.choices or not all(self.choices):
@@ -145,8 +101,8 @@ class ChoiceGrammar:
         for number, choice in enumerate(self.choices):
             if self.eos in choice:
                 raise InputError(f"choice {number} contains the eos token {self.eos}; leave it out")
-            _grow(self._root, (*choice, self.eos), (number, True))
-        _freeze(self._root)
+            grow(self._root, (*choice, self.eos), (number, True))
+        freeze(self._root)
 
     def start(self) -> Walk:
         """The state before the first token."""
@@ -154,7 +110,7 @@ class ChoiceGrammar:
 
 
 class _ChoiceWalk:
-    def __init__(self, root: _Node) -> None:
+    def __init__(self, root: Node) -> None:
         self._node = root
         self.surplus = 0
 
@@ -162,11 +118,14 @@ class _ChoiceWalk:
     def done(self) -> bool:
         return self._node.leaf is not None
 
+    def rival(self) -> int | None:
+        return None
+
     def allowed(self) -> Tensor | None:
         return self._node.allowed
 
     def push(self, token: int) -> None:
-        self._node = _child(self._node, token)
+        self._node = child(self._node, token)
 
 
 # ------------------------------------------------------------------------------------- repeats
@@ -212,6 +171,9 @@ class _RepeatWalk:
         self._tokens: list[int] = []
         self.done = False
         self.surplus = 0
+
+    def rival(self) -> int | None:
+        return None
 
     def allowed(self) -> Tensor | None:
         return None
@@ -261,17 +223,17 @@ class DetectGrammar:
     max_objects: int = 100
     ordered: bool = True
     duplicate_iou: float | None = 0.9
-    _more: _Node = field(init=False, repr=False, compare=False, default_factory=_Node)
-    _last: _Node = field(init=False, repr=False, compare=False, default_factory=_Node)
+    _more: Node = field(init=False, repr=False, compare=False, default_factory=Node)
+    _last: Node = field(init=False, repr=False, compare=False, default_factory=Node)
 
     def __post_init__(self) -> None:
         self._check()
         for number, label in enumerate(dict.fromkeys(self.labels)):
-            _grow(self._more, (*label, *self.separator), (number, False))
-            _grow(self._more, (*label, self.eos), (number, True))
-            _grow(self._last, (*label, self.eos), (number, True))
-        _freeze(self._more)
-        _freeze(self._last)
+            grow(self._more, (*label, *self.separator), (number, False))
+            grow(self._more, (*label, self.eos), (number, True))
+            grow(self._last, (*label, self.eos), (number, True))
+        freeze(self._more)
+        freeze(self._last)
 
     def _check(self) -> None:
         if not self.labels or not self.separator:
@@ -303,7 +265,7 @@ class DetectGrammar:
 
 
 class _DetectWalk:
-    def __init__(self, grammar: DetectGrammar, *, more: _Node, last: _Node) -> None:
+    def __init__(self, grammar: DetectGrammar, *, more: Node, last: Node) -> None:
         self._grammar, self._more, self._last = grammar, more, last
         self._num_labels = len(set(grammar.labels))
         self._loc = torch.arange(grammar.loc_start, grammar.loc_start + NUM_LOC)
@@ -318,6 +280,9 @@ class _DetectWalk:
         self._node = more
         self.done = False
         self.surplus = 0
+
+    def rival(self) -> int | None:
+        return self._grammar.eos if self._may_be_empty() else None
 
     def allowed(self) -> Tensor | None:
         if len(self._box) < LOCS_PER_BOX:
@@ -336,7 +301,7 @@ class _DetectWalk:
             _check_range(token, self._seg)
             self._segs_left -= 1
         else:
-            self._node = _child(self._node, token)
+            self._node = child(self._node, token)
             if self._node.leaf is not None:
                 self._finish(*self._node.leaf)
 

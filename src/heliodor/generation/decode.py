@@ -252,6 +252,8 @@ class _Batch:
         if self._forbidden is not None:
             logits = logits.masked_fill(self._forbidden, -math.inf)
         open_logits = _restrict(logits, [self._allowed(row) for row in range(len(self._walks))])
+        if isinstance(self.plan.sampler, Greedy):
+            open_logits = self._weigh_rivals(open_logits)
         tokens = self.plan.sampler.sample(open_logits, self._generator)
         total = logits.logsumexp(dim=-1)
         logprobs = logits.gather(1, tokens[:, None])[:, 0] - total
@@ -267,6 +269,26 @@ class _Batch:
     def _allowed(self, row: int) -> Tensor | None:
         walk = self._walks[row]
         return None if walk is None or self._finish[row] else walk.allowed()
+
+    def _weigh_rivals(self, logits: Tensor) -> Tensor:
+        """Rule out a row's rival token, or all others, by which of them has more probability."""
+        rivals = [
+            (row, rival)
+            for row, walk in enumerate(self._walks)
+            if walk is not None and not self._finish[row] and (rival := walk.rival()) is not None
+        ]
+        if not rivals:
+            return logits
+        rows, columns = (list(part) for part in zip(*rivals, strict=True))
+        others = logits[rows].clone()
+        places = list(range(len(rows)))
+        alone = torch.full_like(others, -math.inf)
+        alone[places, columns] = others[places, columns]
+        others[places, columns] = -math.inf
+        wins = alone[places, columns] > others.logsumexp(dim=-1)
+        logits = logits.clone()
+        logits[rows] = torch.where(wins[:, None], alone, others)
+        return logits
 
     def _check(self, totals: list[float], best: list[float]) -> None:
         going = [row for row, finish in enumerate(self._finish) if finish is None]

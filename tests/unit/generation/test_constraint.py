@@ -191,6 +191,36 @@ def test_nothing_found_is_done_at_once():
     assert push(grammar(), [EOS]).done
 
 
+def first_token(nothing: float, sampler: Greedy | Temperature, seed: int = 0) -> int:
+    """The first token where eos has the given probability and 1024 places share the rest."""
+    logits = torch.full((1, VOCABULARY), -torch.inf)
+    logits[0, EOS] = torch.tensor(nothing).log()
+    logits[0, LOC : LOC + 1024] = torch.tensor((1 - nothing) / 1024).log()
+    plan = Plan(max_new_tokens=1, stop=frozenset({EOS}), sampler=sampler)
+    model = Noise(0)
+    generator = torch.Generator().manual_seed(seed)
+    (found,) = generate(model, logits, model, plan, constraints=[grammar()], generator=generator)
+    return found.tokens[0]
+
+
+def test_nothing_has_to_be_likelier_than_all_places_together():
+    """At 0.4 each place has 0.0006: the likeliest token is eos, and yet something is there."""
+    assert first_token(0.4, Greedy()) in range(LOC, LOC + 1024)
+    assert first_token(0.6, Greedy()) == EOS
+
+
+def test_a_sampler_draws_nothing_as_often_as_it_is_likely():
+    drawn = [first_token(0.4, Temperature(1.0), seed) == EOS for seed in range(300)]
+    assert abs(sum(drawn) / 300 - 0.4) < 4 * (0.4 * 0.6 / 300) ** 0.5  # four standard errors
+
+
+def test_only_the_first_place_has_a_rival():
+    assert push(grammar(), []).rival() == EOS
+    assert push(grammar(), box(1, 2, 3, 4)[:1]).rival() is None
+    assert push(grammar(), [*box(1, 2, 3, 4), 10, *SEPARATOR]).rival() is None
+    assert push(grammar(allow_empty=False), []).rival() is None
+
+
 def test_the_second_object_cannot_be_nothing():
     assert EOS not in allowed(grammar(), [*box(0, 0, 9, 9), 10, *SEPARATOR])
 
