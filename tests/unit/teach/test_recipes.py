@@ -276,12 +276,13 @@ def test_close_names_one_thing_a_picture() -> None:
     assert set(source.mix.tasks) == {"caption", "ask"}
 
 
-def test_low_learns_no_masks_and_reads_no_documents() -> None:
+def test_low_reads_no_documents_and_half_its_scenes_are_close() -> None:
     kinds = [type(source) for _, source in mixture(LOW)]
     assert kinds == [SceneSource, ReadingSource]
     (_, scenes), *_ = mixture(LOW)
     assert isinstance(scenes, SceneSource)
-    assert set(scenes.mix.tasks) == {"caption", "ask", "detect"}
+    assert (scenes.close, scenes.strength) == (0.5, 0.3)
+    assert set(scenes.mix.tasks) == {"caption", "ask", "detect", "segment"}
 
 
 @pytest.mark.parametrize("settings", [MID, HIGH, MIX])

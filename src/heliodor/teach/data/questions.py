@@ -34,6 +34,9 @@ __all__ = [
 
 _CODES = "{seg}"
 _ABSENT = 0.12  # share of detections that also ask for something that is not there
+# Share of those that ask for nothing else. Each example's loss is a mean over its tokens, so an
+# answer of <eos> alone weighs as much as ten tokens of box: with more, "nothing" always wins.
+_ONLY_ABSENT = 0.1
 _FOREIGN = 0.15  # share of detections and segmentations that ask in another language
 # How much rarer common answers are drawn, so that none can be guessed.
 _RARE = {"how_many:1": 0.35, "how_many:0": 0.4, "how_many:2": 0.8}
@@ -209,7 +212,7 @@ def _asked(rng: np.random.Generator, scene: Scene) -> list[Concept]:
     asked = [concepts[int(i)] for i in order[:number]]
     if rng.random() < _ABSENT:
         other = absent(rng, scene)
-        asked = [other] if rng.random() < 0.5 else [*asked[:2], other]
+        asked = [other] if rng.random() < _ONLY_ABSENT else [*asked[:2], other]
     return asked
 
 

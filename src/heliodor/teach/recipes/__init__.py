@@ -35,7 +35,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "tiny-low": TinyStage(
         settings=LOW,
-        summary="tiny on scenes and lines of text at 112 pixels: caption, ask, detect, read",
+        summary="tiny on one thing, scenes and lines of text at 112 pixels: all but documents",
     ),
     "tiny-mid": TinyStage(settings=MID, summary="tiny on all six tasks at 160 pixels"),
     "tiny-high": TinyStage(

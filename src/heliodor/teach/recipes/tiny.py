@@ -49,6 +49,7 @@ class TinySettings:
         decay: weight decay of the image tower and the projector.
         seed: of everything drawn.
         strength: how much the looks of things vary: near 0 as drawn, 1 as evaluations draw them.
+        close: share of the scenes' pictures that show one thing close up.
         sample_every: steps between sample predictions; 0 for none.
         parts: threads that share each batch, see :class:`~heliodor.teach.loop.Run`.
     """
@@ -65,6 +66,7 @@ class TinySettings:
     decay: float = 0.0
     seed: int = 11
     strength: float = 1.0
+    close: float = 0.0
     sample_every: int = 200
     parts: int = 1
 
@@ -74,9 +76,27 @@ class TinySettings:
 
 
 CLOSE = TinySettings(
-    stage="close", start="", size=64, images=64, turns=2, steps=1200, rate=6e-4, seed=10
+    stage="close",
+    start="",
+    size=64,
+    images=64,
+    turns=2,
+    steps=1200,
+    rate=6e-4,
+    seed=10,
+    strength=0.2,
 )
-LOW = TinySettings(stage="low", start="", size=112, images=24, turns=4, steps=1800, rate=5e-4)
+LOW = TinySettings(
+    stage="low",
+    start="",
+    size=112,
+    images=24,
+    turns=4,
+    steps=1800,
+    rate=6e-4,
+    strength=0.3,
+    close=0.5,
+)
 MID = TinySettings(
     stage="mid", start="", size=160, images=16, turns=4, steps=2000, rate=4e-4, seed=14
 )
@@ -138,7 +158,8 @@ def stage(settings: TinySettings) -> tuple[Run, AnswerObjective]:
         adam=AdamConfig(rate=settings.rate, decay=settings.decay, beta2=0.98),
         schedule=Schedule(steps=settings.steps, warmup=settings.warmup, floor=settings.floor),
         data=f"{settings.images} pictures of {settings.size} pixels a step, "
-        f"{settings.turns} questions each, strength {settings.strength}, seed {settings.seed}",
+        f"{settings.turns} questions each, strength {settings.strength}, close {settings.close}, "
+        f"seed {settings.seed}",
         sample_every=settings.sample_every,
         parts=settings.parts,
     )
@@ -158,20 +179,10 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
             kinds={"what": 0.4, "colour": 0.4, "exists": 0.2},
             languages={"en": 0.8} | dict.fromkeys(LANGUAGES[1:], 0.04),
         )
-        return (
-            (
-                1.0,
-                SceneSource(
-                    size=size, turns=turns, mix=naming, close=1.0, strength=settings.strength
-                ),
-            ),
-        )
+        return ((1.0, _scenes(settings, naming, close=1.0)),)
     if settings.stage == "low":
-        asks = TaskMix(tasks={"caption": 0.3, "ask": 0.3, "detect": 0.4})
-        return (
-            (0.8, SceneSource(size=size, turns=turns, mix=asks, strength=settings.strength)),
-            (0.2, ReadingSource(size=size)),
-        )
+        asks = TaskMix(tasks={"caption": 0.25, "ask": 0.25, "detect": 0.3, "segment": 0.2})
+        return ((0.9, _scenes(settings, asks)), (0.1, ReadingSource(size=size)))
     if settings.stage not in _SHARES:
         raise TrainingError(
             f"no stage '{settings.stage}'; there are close, low, {', '.join(_SHARES)}"
@@ -179,14 +190,20 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
     scenes, reading, documents = _SHARES[settings.stage]
     asks = TaskMix(tasks={"caption": 0.2, "ask": 0.35, "detect": 0.25, "segment": 0.2})
     return (
-        (
-            scenes,
-            SceneSource(
-                size=size, turns=turns, mix=asks, codec=MASK_CODEC, strength=settings.strength
-            ),
-        ),
+        (scenes, _scenes(settings, asks)),
         (reading, ReadingSource(size=size)),
         (documents, DocumentSource(size=size, turns=turns)),
+    )
+
+
+def _scenes(settings: TinySettings, mix: TaskMix, close: float | None = None) -> SceneSource:
+    return SceneSource(
+        size=settings.size,
+        turns=settings.turns,
+        mix=mix,
+        codec=MASK_CODEC,
+        close=settings.close if close is None else close,
+        strength=settings.strength,
     )
 
 
