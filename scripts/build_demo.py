@@ -22,7 +22,7 @@ from heliodor.teach.data.scenes import render_scene
 from heliodor.teach.data.splits import Split, scene_rng
 
 ROOM = Path(__file__).parent.parent / "src" / "heliodor" / "zoo" / "demo"
-SCENES = (1_000_016, 1_000_004, 1_000_058)
+SCENES = (1_000_115, 1_000_016, 1_000_004, 1_000_058)
 SEED = 0xDE30
 
 
@@ -48,7 +48,7 @@ def scene(index: int, number: int) -> dict[str, object]:
     names = [concept.name for concept in counts]
     steps: list[dict[str, str]] = [
         {"task": "caption", "lang": "en"},
-        {"task": "caption", "lang": ("zh", "fr", "de")[number - 1]},
+        {"task": "caption", "lang": ("zh", "fr", "de", "es")[number - 1]},
         {"task": "ask", "question": "What is in the picture?"},
         {"task": "ask", "question": f"How many {many.plural} are there?"},
         {"task": "ask", "question": f"Where is the {single.name}?"},
