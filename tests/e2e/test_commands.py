@@ -177,7 +177,7 @@ class TestTrain:
         runs: list[tuple[Path, dict[str, str], bool]] = []
 
         class First:
-            """The first stage."""
+            summary = "The first stage."
 
             def run(self, workdir: Path, overrides: dict[str, str], *, resume: bool) -> None:
                 runs.append((workdir, overrides, resume))
