@@ -138,7 +138,7 @@ def stage(settings: TinySettings) -> tuple[Run, AnswerObjective]:
     model = PaliGemma(tiny(EMBEDDINGS, tokenizer.vocab_size - 1, settings.size))
     initialise(model, settings.seed)
     if settings.start:
-        take_over(model, found(Path(settings.start)))
+        take_over(model, read_start(Path(settings.start)))
     drawn = mixture(settings)
     shown = [
         source(np.random.default_rng([_SHOWN, turn, index]))
@@ -207,7 +207,7 @@ def _scenes(settings: TinySettings, mix: TaskMix, close: float | None = None) ->
     )
 
 
-def found(place: Path) -> Mapping[str, Tensor]:
+def read_start(place: Path) -> Mapping[str, Tensor]:
     """Parameters by name, of a checkpoint or of a run's newest state."""
     if (place / "config.json").is_file():
         return transformers_layout.load(place, dtype="float32").state_dict()
