@@ -25,6 +25,7 @@ from heliodor.checkpoints.transformers import load
 def peak():
     status = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+torch.ones(4, 4).to(getattr(torch, sys.argv[2])).float() @ torch.ones(4, 4)  # torch's own first use
 before = peak()
 model = load(sys.argv[1], dtype=sys.argv[2])
 weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -66,5 +67,5 @@ def test_the_peak_is_the_weights_and_a_few_megabytes(folder: Path, dtype: str) -
     before, after, weights = map(int, out.stdout.split())
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     assert weights == pytest.approx(size if dtype == "float32" else size / 2, rel=1e-3)
-    # 16 MB are mapped at a time; the rest is what torch itself loads at the first operation.
-    assert after - before < weights + 30 * 2**20
+    # 16 MB are mapped at a time.
+    assert after - before < weights + 24 * 2**20
