@@ -1,18 +1,12 @@
 """Tensors in safetensors files, read lazily.
 
-A safetensors file is eight bytes of header length (little endian), a JSON header, and the tensors'
-bytes one behind the other. The header says for each name ``{"dtype", "shape", "data_offsets"}``,
-and none of it is believed before it is checked: the tensors must tile the rest of the file
-exactly. Files are mapped, not read: a tensor costs memory when it is looked at.
-
-Format: https://huggingface.co/docs/safetensors.
+Files are mapped, not read: a tensor costs memory when it is looked at. What a file says of itself
+is checked first, by :mod:`~heliodor.checkpoints.header`.
 """
 
 from __future__ import annotations
 
-import math
 import mmap
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +15,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from heliodor.checkpoints.files import parse_json_object, read_json
+from heliodor.checkpoints.files import read_json
+from heliodor.checkpoints.header import INDEX, SINGLE, parse_header
 from heliodor.errors import FileFormatError
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -42,8 +35,6 @@ DTYPES: dict[str, torch.dtype] = {
 }
 """The format's names of the types that torch can hold."""
 
-_MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
-_MAX_AXES = 32
 _CHUNK = 16 * 2**20  # bytes copied at a time
 
 
@@ -70,13 +61,15 @@ class TensorFile:
         self.path = path
         try:
             with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size < 8:
-                    raise FileFormatError(f"{path} is {size} bytes long: no safetensors file")
-                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+                header = parse_header(file, path)
+                self._map = mmap.mmap(file.fileno(), header.size, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise FileFormatError(f"{path} cannot be read: {error.strerror or error}") from error
-        self.entries, self.metadata = _read_header(self._map, path)
+        self.metadata = header.metadata
+        self.entries = {
+            name: Entry(dtype=DTYPES[s.kind], shape=s.shape, begin=s.begin, end=s.end)
+            for name, s in header.slots.items()
+        }
 
     def read(self, name: str) -> Tensor:
         """A tensor that looks into the mapped file; writing to it never reaches the file."""
@@ -229,82 +222,4 @@ def _check_shard(file: TensorFile, promised: set[str], index: Path) -> None:
         raise FileFormatError(
             f"{file.path} holds {extra[0]}, of which {index.name} says nothing or another shard "
             f"({len(extra)} such)"
-        )
-
-
-def _read_header(data: mmap.mmap, path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Check the head of a mapped file against the file's length."""
-    length, size = int.from_bytes(data[:8], "little"), len(data)
-    if length > min(_MAX_HEADER, size - 8):
-        raise FileFormatError(
-            f"{path} promises a header of {length} bytes; the file has {size - 8} behind its "
-            f"first eight, and a header at most {_MAX_HEADER}: truncated, or no safetensors file"
-        )
-    header = parse_json_object(data[8 : 8 + length], source=f"the header of {path}")
-    metadata = _metadata(header.pop("__metadata__", {}), path)
-    start = 8 + length
-    entries = {name: _entry(name, value, start, path) for name, value in header.items()}
-    _check_tiling(entries, start, size, path)
-    return entries, metadata
-
-
-def _metadata(value: object, path: Path) -> dict[str, str]:
-    pairs = cast("dict[str, object]", value) if isinstance(value, dict) else {"": value}
-    strings = {name: text for name, text in pairs.items() if isinstance(text, str)}
-    if strings.keys() != pairs.keys():
-        raise FileFormatError(f"the __metadata__ of {path} must map strings to strings")
-    return strings
-
-
-def _entry(name: str, value: object, start: int, path: Path) -> Entry:
-    """One tensor's entry, its type, shape and byte count agreeing."""
-    where = f"{path}: tensor {name[:100]!r}"
-    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    if fields.keys() != {"dtype", "shape", "data_offsets"}:
-        raise FileFormatError(f"{where} must have dtype, shape and data_offsets, nothing else")
-    dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
-    if dtype is None:
-        raise FileFormatError(
-            f"{where} has the type {fields['dtype']!r}; known are {', '.join(DTYPES)}"
-        )
-    shape = _numbers(fields["shape"])
-    if shape is None or len(shape) > _MAX_AXES or math.prod(n or 1 for n in shape) >= 2**60:
-        raise FileFormatError(f"{where} has a bad shape: {str(fields['shape'])[:100]}")
-    offsets = _numbers(fields["data_offsets"])
-    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise FileFormatError(f"{where} has bad offsets: {str(fields['data_offsets'])[:100]}")
-    needed = math.prod(shape) * dtype.itemsize
-    if offsets[1] - offsets[0] != needed:
-        raise FileFormatError(
-            f"{where} of shape {list(shape)} and type {fields['dtype']} takes {needed} bytes, but "
-            f"its offsets span {offsets[1] - offsets[0]}"
-        )
-    return Entry(dtype=dtype, shape=shape, begin=start + offsets[0], end=start + offsets[1])
-
-
-def _numbers(value: object) -> tuple[int, ...] | None:
-    """A list of counts that fit 63 bits, or None."""
-    if not isinstance(value, list):
-        return None
-    items = cast("list[object]", value)
-    numbers = tuple(v for v in items if type(v) is int and 0 <= v < 2**63)
-    return numbers if len(numbers) == len(items) else None
-
-
-def _check_tiling(entries: dict[str, Entry], start: int, size: int, path: Path) -> None:
-    """The tensors must follow one another from the header to the end of the file."""
-    reached, before = start, "the header"
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if entry.end > size:
-            raise FileFormatError(
-                f"{path}: tensor {name[:100]!r} ends at byte {entry.end}, the file at {size}: "
-                "truncated download?"
-            )
-        if entry.begin != reached:
-            what = "overlaps with" if entry.begin < reached else "leaves a hole behind"
-            raise FileFormatError(f"{path}: tensor {name[:100]!r} {what} {before}")
-        reached, before = entry.end, repr(name[:100])
-    if reached != size:
-        raise FileFormatError(
-            f"{path} has {size - reached} bytes behind its last tensor that no tensor claims"
         )
