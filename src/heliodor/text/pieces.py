@@ -23,6 +23,7 @@ __all__ = [
     "LOC",
     "SEG",
     "SPACE",
+    "TURNS",
     "JsonPieces",
     "Pieces",
     "SentencePieces",
@@ -34,6 +35,8 @@ __all__ = [
 LOC = tuple(f"<loc{i:04d}>" for i in range(1024))
 SEG = tuple(f"<seg{i:03d}>" for i in range(128))
 IMAGE = "<image>"
+TURNS = ("<start_of_turn>", "<end_of_turn>")
+"""What opens and ends what one side says, in the chats of Gemma's instruction-tuned models."""
 SPACE = "▁"
 """What a space looks like inside a piece."""
 
@@ -134,16 +137,16 @@ class SentencePieces:
     and the two token sets are appended, loc first.
     """
 
-    def __init__(self, backend: SentencePieceProcessor) -> None:
+    def __init__(self, backend: SentencePieceProcessor, *, located: bool = True) -> None:
         self._backend = backend
         self._base: int = backend.get_piece_size()
-        extended = self._find_base(LOC[0]) is not None
+        extended = not located or self._find_base(LOC[0]) is not None
         self._extra = () if extended else LOC + SEG
         self._extra_ids = {name: self._base + i for i, name in enumerate(self._extra)}
 
     @classmethod
-    def from_file(cls, path: Path) -> SentencePieces:
-        """Read a SentencePiece .model.
+    def from_file(cls, path: Path, *, located: bool = True) -> SentencePieces:
+        """Read a SentencePiece .model; ``located`` adds loc and seg where it has none.
 
         Raises:
             TokenizerError: the file is empty, truncated or something else.
@@ -161,7 +164,7 @@ class SentencePieces:
                 f"{path} ({len(data)} bytes) is not a SentencePiece model: truncated, or another "
                 "kind of file"
             )
-        return cls(backend)
+        return cls(backend, located=located)
 
     @property
     def size(self) -> int:
@@ -200,7 +203,7 @@ class SentencePieces:
         """The vocabulary as the content of a tokenizer.json."""
         pieces: list[str] = [self._backend.id_to_piece(i) for i in range(self._base)]
         scores: list[float] = [self._backend.get_score(i) for i in range(self._base)]
-        special = self.special
+        special = self.special | {i for i in map(self._find_base, TURNS) if i is not None}
         added = [(i, pieces[i], True) for i in sorted(special)]
         added += [(i, p, False) for i, p in enumerate(pieces) if p.startswith(("<loc", "<seg"))]
         added += [(self._base + i, name, False) for i, name in enumerate(self._extra)]
@@ -212,8 +215,12 @@ class SentencePieces:
         )
 
 
-def read_pieces(path: Path) -> Pieces:
+def read_pieces(path: Path, *, located: bool = True) -> Pieces:
     """Open a vocabulary file; JSON is told from SentencePiece by its name, else by its first byte.
+
+    Args:
+        path: the file.
+        located: extend a SentencePiece model by loc and seg where it has none.
 
     Raises:
         TokenizerError: no such file, or one that is neither format.
@@ -225,7 +232,7 @@ def read_pieces(path: Path) -> Pieces:
         opening = file.read(64).lstrip()[:1]
     if path.suffix == ".json" or (path.suffix != ".model" and opening == b"{"):
         return JsonPieces.from_file(path)
-    return SentencePieces.from_file(path)
+    return SentencePieces.from_file(path, located=located)
 
 
 def gemma_document(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from heliodor.errors import TokenizerError
-from heliodor.text.pieces import IMAGE, LOC, SEG, JsonPieces, Pieces, added_token
+from heliodor.text.pieces import IMAGE, LOC, SEG, TURNS, JsonPieces, Pieces, added_token
 
-__all__ = ["save_tokenizer"]
+__all__ = ["save_gemma_tokenizer", "save_tokenizer"]
 
 _PROBES = (
     "answer en What is on the left?\n",
@@ -27,6 +27,19 @@ _CONFIG: dict[str, Any] = {
     "image_token": IMAGE,
     "extra_special_tokens": {"image_token": IMAGE},
     "add_bos_token": False,  # the processor puts <bos> after the image tokens itself
+    "add_eos_token": False,
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": 10**30,
+    "padding_side": "left",
+}
+
+_GEMMA_CONFIG: dict[str, Any] = {
+    "tokenizer_class": "GemmaTokenizer",
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "add_bos_token": True,
     "add_eos_token": False,
     "clean_up_tokenization_spaces": False,
     "model_max_length": 10**30,
@@ -55,12 +68,58 @@ def save_tokenizer(pieces: Pieces, folder: Path) -> list[Path]:
         TokenizerError: a SentencePiece model that a tokenizer.json cannot express (one that is
             not BPE): checked on sample texts before anything is written.
     """
-    document = _with_tokens(pieces.document(), pieces.size)
+    return _write(pieces, _with_tokens(pieces.document(), pieces.size), _CONFIG, folder)
+
+
+def save_gemma_tokenizer(
+    pieces: Pieces, folder: Path, chat_template: str | None = None
+) -> list[Path]:
+    """The same three files for a Gemma without pictures, whose tokenizer puts ``<bos>`` in front.
+
+    Args:
+        pieces: the vocabulary.
+        folder: made if it does not exist.
+        chat_template: jinja text for transformers' ``apply_chat_template``, kept as it stands.
+
+    Returns:
+        The three paths.
+
+    Raises:
+        TokenizerError: as :func:`save_tokenizer`.
+    """
+    config = _GEMMA_CONFIG | ({} if chat_template is None else {"chat_template": chat_template})
+    turns = [name for name in TURNS if pieces.find(name) is not None]
+    if turns:
+        config["additional_special_tokens"] = turns
+    document = pieces.document() | {"post_processor": _opening(pieces.find("<bos>"))}
+    return _write(pieces, document, config, folder)
+
+
+def _opening(bos: int | None) -> dict[str, Any]:
+    """``<bos>`` before every text, in the tokenizers library's own words."""
+    first: dict[str, Any] = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
+    text: dict[str, Any] = {"Sequence": {"id": "A", "type_id": 0}}
+    other = [
+        {"SpecialToken": {"id": "<bos>", "type_id": 1}},
+        {"Sequence": {"id": "B", "type_id": 1}},
+    ]
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, text],
+        "pair": [first, text, *other],
+        "special_tokens": {"<bos>": {"id": "<bos>", "ids": [bos], "tokens": ["<bos>"]}},
+    }
+
+
+def _write(
+    pieces: Pieces, document: dict[str, Any], config: dict[str, Any], folder: Path
+) -> list[Path]:
+    """Write the three files, once the vocabulary has been found to cut sample texts alike."""
     _check_same(pieces, document)
     folder.mkdir(parents=True, exist_ok=True)
     contents: dict[str, Any] = {
         "tokenizer.json": document,
-        "tokenizer_config.json": _CONFIG,
+        "tokenizer_config.json": config,
         "special_tokens_map.json": _SPECIAL,
     }
     for name, content in contents.items():

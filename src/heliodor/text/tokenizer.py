@@ -9,22 +9,22 @@ and " answer" differ, and so do their ids.
 
 from __future__ import annotations
 
-import codecs
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar, Self
 
-from heliodor.errors import InputError, PromptError, TokenizerError
-from heliodor.text.pieces import IMAGE, LOC, SEG, SPACE, Pieces, read_pieces
+from heliodor.errors import TokenizerError
+from heliodor.text.gemma import GemmaTokenizer, check_encodable
+from heliodor.text.pieces import LOC, SEG, Pieces, read_pieces
 from heliodor.text.save import save_tokenizer
 
-__all__ = ["StreamDecoder", "Tokenizer"]
+__all__ = ["Tokenizer", "open_tokenizer"]
 
 _LOCATION = re.compile(r"(<loc\d{4}>|<seg\d{3}>)")
-_CONTROL_NAMES = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", IMAGE)
 
 
-class Tokenizer:
+class Tokenizer(GemmaTokenizer):
     r"""A Gemma vocabulary with the 1024 location and 128 segmentation tokens of PaliGemma.
 
     Attributes:
@@ -35,6 +35,8 @@ class Tokenizer:
         seg_start: id of <seg000>, right after the last loc.
         image_token: id of <image>, the stand-in for image features, or None.
     """
+
+    _located: ClassVar[bool] = True
 
     def __init__(self, pieces: Pieces, source: str = "the vocabulary") -> None:
         """Check a vocabulary and find its special tokens.
@@ -47,29 +49,14 @@ class Tokenizer:
             TokenizerError: bos, eos, pad, unk, the newline, or a loc or seg token is missing; loc
                 and seg are not one run of 1152 ids; the vocabulary invents leading spaces.
         """
-        self._pieces = pieces
-        self._source = source
-        self.vocab_size = pieces.size
-        self.pad = self._require("<pad>")
-        self.eos = self._require("<eos>")
-        self.bos = self._require("<bos>")
-        self.unk = self._require("<unk>")
+        super().__init__(pieces, source)
         self.newline = self._require("\n")
         self.loc_start = self._require_run(LOC)
         self.seg_start = self._require_run(SEG)
-        self.image_token = pieces.find(IMAGE)
         self._check_order()
-        located = range(self.loc_start, self.seg_start + len(SEG))
-        named = {pieces.find(name) for name in _CONTROL_NAMES} - {None}
-        control = {token for token in pieces.special | named if token is not None}
-        self._control = frozenset(control - set(located))
-        names = sorted((pieces.piece(token) for token in self._control), key=len, reverse=True)
-        self._control_pattern = re.compile("|".join(map(re.escape, filter(None, names))))
-        bytes_found = {pieces.find(f"<0x{value:02X}>"): value for value in range(256)}
-        self._byte_values = {token: v for token, v in bytes_found.items() if token is not None}
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Tokenizer:
+    def from_file(cls, path: str | Path) -> Self:
         """Read a ``tokenizer.json`` or a SentencePiece ``.model``.
 
         A SentencePiece model without loc and seg tokens is extended by them, at the end of its own
@@ -78,25 +65,7 @@ class Tokenizer:
         Raises:
             TokenizerError: no such file, another format, or tokens missing.
         """
-        return cls(read_pieces(Path(path)), str(path))
-
-    @classmethod
-    def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """Read ``tokenizer.json``, else ``tokenizer.model``, from a checkpoint folder.
-
-        Raises:
-            TokenizerError: the folder has neither, or the file cannot be used.
-        """
-        folder = Path(folder)
-        for name in ("tokenizer.json", "tokenizer.model"):
-            if (folder / name).is_file():
-                return cls.from_file(folder / name)
-        found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        raise TokenizerError(
-            f"{folder} holds no tokenizer.json and no tokenizer.model "
-            f"({'it has ' + ', '.join(found[:8]) if found else 'it is empty or not a folder'}): "
-            "pass tokenizer=<path to a tokenizer.json or SentencePiece model>"
-        )
+        return super().from_file(path)
 
     def encode(self, text: str) -> list[int]:
         """Text to ids, without bos and eos.
@@ -107,13 +76,7 @@ class Tokenizer:
         Raises:
             PromptError: the text holds half a surrogate pair, which has no UTF-8 form.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(
-                f"the text holds half a surrogate pair at position {error.start}, which is no "
-                "character: decode the text from UTF-8 or UTF-16 before passing it"
-            ) from None
+        check_encodable(text)
         ids: list[int] = []
         for part in _LOCATION.split(text):
             token = self._pieces.find(part) if _LOCATION.fullmatch(part) else None
@@ -128,20 +91,6 @@ class Tokenizer:
         """An answer to its ids and ``<eos>``: what a model is trained to give."""
         return [*self.encode(text), self.eos]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Ids to text: control tokens dropped, loc and seg as their names, spaces as they were.
-
-        Bytes that form no UTF-8 character become U+FFFD. Equal to what ``stream`` gives in pieces.
-
-        Raises:
-            InputError: an id outside 0..vocab_size-1.
-        """
-        return b"".join(map(self._render, ids)).decode("utf-8", errors="replace")
-
-    def stream(self) -> StreamDecoder:
-        """A decoder for ids that come one by one."""
-        return StreamDecoder(self)
-
     def save(self, folder: str | Path) -> list[Path]:
         """Write the files that transformers' AutoTokenizer and AutoProcessor read.
 
@@ -155,36 +104,10 @@ class Tokenizer:
         """
         return save_tokenizer(self._pieces, Path(folder))
 
-    def _encode_words(self, text: str) -> list[int]:
-        ids = self._pieces.encode(text) if text else []
-        if self._control.isdisjoint(ids):
-            return ids
-        # The file itself spells a control token out: cut each name after its first character.
-        cuts = [match.start() + 1 for match in self._control_pattern.finditer(text)]
-        parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        return [token for part in parts for token in self._pieces.encode(part)]
-
-    def _render(self, token: int) -> bytes:
-        """The UTF-8 bytes an id stands for; a byte piece gives one byte of a character."""
-        if not 0 <= token < self.vocab_size:
-            raise InputError(
-                f"{token} is no token of this vocabulary: ids run from 0 to {self.vocab_size - 1}"
-            )
-        if token in self._control:
-            return b""
-        value = self._byte_values.get(token)
-        if value is not None:
-            return bytes((value,))
-        return self._pieces.piece(token).replace(SPACE, " ").encode("utf-8")
-
-    def _require(self, piece: str) -> int:
-        token = self._pieces.find(piece)
-        if token is None:
-            raise TokenizerError(
-                f"{self._source} has no {piece!r} token: a Gemma vocabulary is expected "
-                "(tokenizer.json or SentencePiece model of a PaliGemma checkpoint)"
-            )
-        return token
+    def _find_control(self) -> frozenset[int]:
+        """Without loc and seg, which some files mark as control tokens."""
+        located = {self._pieces.find(name) for name in LOC + SEG}
+        return super()._find_control() - located
 
     def _require_run(self, names: Sequence[str]) -> int:
         """The id of the first name, when the ids of all names count up from it."""
@@ -216,32 +139,14 @@ class Tokenizer:
                 f"{self._source} cuts a newline into {self._pieces.encode(chr(10))} where the "
                 f"single token {self.newline} is expected: PaliGemma ends its prompts with it"
             )
-        opening = self._pieces.encode("a")[:1]
-        if opening and self._pieces.piece(opening[0]).startswith(SPACE):
-            raise TokenizerError(
-                f"{self._source} puts a space before every text, which Gemma's vocabulary does "
-                "not: this is the tokenizer of another model"
-            )
 
 
-class StreamDecoder:
-    """Text from ids that come one by one; it never gives half a character.
+def open_tokenizer(path: str | Path) -> GemmaTokenizer:
+    """Read a vocabulary file: a :class:`Tokenizer` if it holds loc and seg tokens, else without.
 
-    The pieces that ``push`` and then ``flush`` return join to ``Tokenizer.decode`` of all ids.
+    Raises:
+        TokenizerError: no such file, another format, or tokens missing.
     """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token: int) -> str:
-        """The text that became certain with this id: "" inside a character of several bytes.
-
-        Raises:
-            InputError: an id outside 0..vocab_size-1.
-        """
-        return self._decoder.decode(self._tokenizer._render(token))  # pyright: ignore[reportPrivateUsage]
-
-    def flush(self) -> str:
-        """What is left at the end: U+FFFD if the ids stopped inside a character, else ""."""
-        return self._decoder.decode(b"", final=True)
+    pieces = read_pieces(Path(path), located=False)
+    kind = GemmaTokenizer if pieces.find(LOC[0]) is None else Tokenizer
+    return kind(pieces, str(path))
