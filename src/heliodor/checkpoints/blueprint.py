@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class _Unfilled(TorchFunctionMode):
@@ -35,5 +38,10 @@ class _Unfilled(TorchFunctionMode):
 
 def blueprint(config: PaliGemmaConfig) -> PaliGemma:
     """The network on the meta device: names, shapes and modules, no values."""
+    return unfilled(lambda: PaliGemma(config))
+
+
+def unfilled(build: Callable[[], Network]) -> Network:
+    """Any network, built on the meta device."""
     with torch.device("meta"), _Unfilled():
-        return PaliGemma(config)
+        return build()

@@ -7,12 +7,21 @@ the fields that published files do leave out have defaults:
 
     vision_config.image_size 224    text_config.head_dim 256    norm epsilons 1e-6
     text_config.rope_theta 10000    text_config.max_position_embeddings 8192
+
+and in Gemma 2, whose files leave out what the class of that time had for a default,
+
+    text_config.num_attention_heads 8    query_pre_attn_scalar 256    sliding_window 4096
+    attn_logit_softcapping 50            final_logit_softcapping 30
+
+where null means none. The ``hidden_size`` beside ``text_config`` is not read: in PaliGemma 2 it
+is left over from PaliGemma 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +32,9 @@ from heliodor.models.paligemma import PaliGemmaConfig
 from heliodor.models.siglip import SiglipVisionConfig
 
 CONFIG = "config.json"
+Special = Mapping[str, int | list[int]]
+"""``bos_token_id``, ``eos_token_id`` and ``pad_token_id``; some models have several ends."""
+
 _TANH_GELU = ("gelu_pytorch_tanh", "gelu")  # Gemma files say "gelu" and mean the tanh form
 _MOST = 2**24  # no size in a configuration is anywhere near it
 
@@ -64,6 +76,12 @@ class Section:
             raise self.wrong(field, "a number above 0")
         return float(value)
 
+    def optional(self, field: str, default: float) -> float | None:
+        """A finite number above 0, or None where the file says null."""
+        if field in self.values and self.values[field] is None:
+            return None
+        return self.number(field, default)
+
     def require(self, field: str, allowed: Sequence[object], because: str) -> None:
         """A field that may be left out, but if it is there has one of these values."""
         value: Any = self.values.get(field)
@@ -84,7 +102,7 @@ def read_config(folder: str | Path) -> PaliGemmaConfig:
     top = Section(read_json(path), f"{path}: ")
     _check_family(top)
     vision = _read_vision(top.section("vision_config"))
-    language = _read_language(top)
+    language = read_language(top.section("text_config"))
     _check_widths(top, vision, language)
     return PaliGemmaConfig(vision=vision, language=language, image_token=_image_token(top))
 
@@ -94,13 +112,7 @@ def _check_family(top: Section) -> None:
     if family != "paligemma":
         raise top.wrong("model_type", "'paligemma': other families cannot be loaded here")
     text = top.section("text_config")
-    if text.values.get("model_type") == "gemma2":
-        raise text.wrong(
-            "model_type",
-            "'gemma': PaliGemma 2 is not supported yet, PaliGemma 1 is "
-            "(google/paligemma-3b-pt-224 and the like)",
-        )
-    text.require("model_type", ["gemma"], "the decoder of PaliGemma 1")
+    text.require("use_bidirectional_attention", [True], "the prompt is read in both directions")
     top.section("vision_config").require(
         "model_type", ["siglip_vision_model"], "the image tower of PaliGemma"
     )
@@ -135,20 +147,25 @@ def _read_vision(section: Section) -> SiglipVisionConfig:
     )
 
 
-def _read_language(top: Section) -> GemmaConfig:
-    section = top.section("text_config")
+def read_language(section: Section) -> GemmaConfig:
+    """A decoder of either generation, from ``text_config`` or from the whole file of a Gemma.
+
+    Raises:
+        ConfigError: another family, or a field that is missing, out of range or contradicts others.
+    """
+    section.require("model_type", ["gemma", "gemma2"], "the decoders that PaliGemma has")
     section.require("hidden_act", _TANH_GELU, "Gemma's activation")
     section.require("hidden_activation", _TANH_GELU, "Gemma's activation")
     section.require("attention_bias", [False], "Gemma's projections have no biases")
-    section.require("use_bidirectional_attention", [True], "the prompt is read in both directions")
-    num_heads = section.count("num_attention_heads")
+    second = section.values.get("model_type") == "gemma2"
+    num_heads = section.count("num_attention_heads", 8 if second else None)
     num_kv_heads = section.count("num_key_value_heads")
     if num_heads % num_kv_heads:
         raise section.wrong("num_key_value_heads", f"a divisor of num_attention_heads, {num_heads}")
     head_dim = section.count("head_dim", 256)
     if head_dim % 2:
         raise section.wrong("head_dim", "an even number")
-    return GemmaConfig(
+    config = GemmaConfig(
         vocab_size=section.count("vocab_size"),
         width=section.count("hidden_size"),
         depth=section.count("num_hidden_layers", most=1024),
@@ -160,6 +177,32 @@ def _read_language(top: Section) -> GemmaConfig:
         rope_base=_rope_base(section),
         context=section.count("max_position_embeddings", 8192),
     )
+    return _second(section, config) if second else config
+
+
+def _second(section: Section, config: GemmaConfig) -> GemmaConfig:
+    """What Gemma 2 has beside Gemma 1's fields."""
+    return replace(
+        config,
+        sandwich=True,
+        query_scale=section.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        attention_cap=section.optional("attn_logit_softcapping", 50.0),
+        final_cap=section.optional("final_logit_softcapping", 30.0),
+        window=_window(section, config.depth),
+    )
+
+
+def _window(section: Section, depth: int) -> int | None:
+    """``sliding_window``, where ``layer_types`` of transformers 5 says that layers have it."""
+    kinds: Any = section.values.get("layer_types")
+    usual = [("full" if layer % 2 else "sliding") + "_attention" for layer in range(depth)]
+    if kinds == ["full_attention"] * depth:
+        return None
+    if kinds not in (None, usual):
+        raise section.wrong("layer_types", "sliding_attention and full_attention by turns")
+    if "sliding_window" in section.values and section.values["sliding_window"] is None:
+        return None
+    return section.count("sliding_window", 4096)
 
 
 def _rope_base(section: Section) -> float:
@@ -194,7 +237,7 @@ def _image_token(top: Section) -> int:
 
 
 def config_values(
-    config: PaliGemmaConfig, *, image_token: int, special: dict[str, int], dtype: str
+    config: PaliGemmaConfig, *, image_token: int, special: Special, dtype: str
 ) -> dict[str, Any]:
     """What ``config.json`` holds, in fields that transformers 4 and 5 both read.
 
@@ -203,8 +246,12 @@ def config_values(
         image_token: id of ``<image>`` in the tokenizer.
         special: ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
         dtype: of the saved tensors, as torch prints it without "torch.".
+
+    Raises:
+        ConfigError: a decoder that neither of transformers' two families is.
     """
     vision, language = config.vision, config.language
+    text = language_values(language, dtype=dtype, special=special)
     return {
         "architectures": ["PaliGemmaForConditionalGeneration"],
         "model_type": "paligemma",
@@ -215,24 +262,7 @@ def config_values(
         "vocab_size": language.vocab_size,
         "tie_word_embeddings": True,
         "torch_dtype": dtype,
-        "text_config": {
-            "model_type": "gemma",
-            **special,
-            "hidden_size": language.width,
-            "intermediate_size": language.mlp_width,
-            "num_hidden_layers": language.depth,
-            "num_attention_heads": language.num_heads,
-            "num_key_value_heads": language.num_kv_heads,
-            "head_dim": language.head_dim,
-            "hidden_act": "gelu_pytorch_tanh",
-            "hidden_activation": "gelu_pytorch_tanh",
-            "rms_norm_eps": language.norm_eps,
-            "rope_theta": language.rope_base,
-            "max_position_embeddings": language.context,
-            "num_image_tokens": vision.num_tokens,
-            "vocab_size": language.vocab_size,
-            "torch_dtype": dtype,
-        },
+        "text_config": {**text, "num_image_tokens": vision.num_tokens},
         "vision_config": {
             "model_type": "siglip_vision_model",
             "hidden_size": vision.width,
@@ -249,3 +279,61 @@ def config_values(
             "torch_dtype": dtype,
         },
     }
+
+
+def language_values(config: GemmaConfig, *, dtype: str, special: Special) -> dict[str, Any]:
+    """The fields of a decoder, as ``text_config`` or at the top of a Gemma's own file.
+
+    Args:
+        config: our configuration.
+        dtype: of the saved tensors, as torch prints it without "torch.".
+        special: ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
+
+    Raises:
+        ConfigError: a decoder that neither of transformers' two families is.
+    """
+    values = {
+        "model_type": "gemma2" if config.is_gemma2 else "gemma",
+        **special,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_base,
+        "max_position_embeddings": config.context,
+        "vocab_size": config.vocab_size,
+        "torch_dtype": dtype,
+    }
+    return values | _second_values(config)
+
+
+def _second_values(config: GemmaConfig) -> dict[str, Any]:
+    """Gemma 2's own fields; none for Gemma 1, which must then be one."""
+    scale = config.head_dim**-0.5 if config.query_scale is None else config.query_scale
+    if not config.is_gemma2:
+        plain = math.isclose(scale, config.head_dim**-0.5)
+        if not plain or any((config.attention_cap, config.final_cap, config.window)):
+            raise ConfigError(
+                "a decoder with Gemma 2's caps, window or query scale but without its norms behind "
+                "attention and MLP is neither 'gemma' nor 'gemma2' in transformers: it cannot be "
+                "written in its layout"
+            )
+        return {}
+    scalar = scale**-2
+    values: dict[str, Any] = {
+        "query_pre_attn_scalar": (
+            round(scalar) if math.isclose(scalar, round(scalar), rel_tol=1e-9) else scalar
+        ),
+        "attn_logit_softcapping": config.attention_cap,
+        "final_logit_softcapping": config.final_cap,
+        "sliding_window": config.window,
+    }
+    if config.window is None:  # transformers needs a number; this one never cuts
+        values["sliding_window"] = config.context
+        values["layer_types"] = ["full_attention"] * config.depth
+    return values

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heliodor.errors import KeyMismatchError
+from heliodor.models.gemma import GemmaConfig
+from heliodor.models.paligemma import PaliGemmaConfig
 
 Shape = tuple[int, ...]
 _LISTED = 12  # groups of names that a message spells out per kind of fault
@@ -220,47 +222,87 @@ def _rows(*pairs: tuple[str, str]) -> tuple[Row, ...]:
     return tuple(Row(*pair) for pair in pairs)
 
 
-PALIGEMMA = KeyMap(
-    rows=_rows(
-        ("vision.patch.*", "{vision}.embeddings.patch_embedding.*"),
-        ("vision.position", "{vision}.embeddings.position_embedding.weight"),
-        ("vision.blocks.#.norm1.*", "{vision}.encoder.layers.#.layer_norm1.*"),
-        ("vision.blocks.#.attention.q.*", "{vision}.encoder.layers.#.self_attn.q_proj.*"),
-        ("vision.blocks.#.attention.k.*", "{vision}.encoder.layers.#.self_attn.k_proj.*"),
-        ("vision.blocks.#.attention.v.*", "{vision}.encoder.layers.#.self_attn.v_proj.*"),
-        ("vision.blocks.#.attention.out.*", "{vision}.encoder.layers.#.self_attn.out_proj.*"),
-        ("vision.blocks.#.norm2.*", "{vision}.encoder.layers.#.layer_norm2.*"),
-        ("vision.blocks.#.mlp.up.*", "{vision}.encoder.layers.#.mlp.fc1.*"),
-        ("vision.blocks.#.mlp.down.*", "{vision}.encoder.layers.#.mlp.fc2.*"),
-        ("vision.norm.*", "{vision}.post_layernorm.*"),
-        ("projector.*", "{projector}.*"),
-        ("language.embedding.weight", "{language}.embed_tokens.weight"),
-        (
-            "language.layers.#.pre_attention_norm.scale",
-            "{language}.layers.#.input_layernorm.weight",
-        ),
-        ("language.layers.#.attention.q.weight", "{language}.layers.#.self_attn.q_proj.weight"),
-        ("language.layers.#.attention.k.weight", "{language}.layers.#.self_attn.k_proj.weight"),
-        ("language.layers.#.attention.v.weight", "{language}.layers.#.self_attn.v_proj.weight"),
-        ("language.layers.#.attention.out.weight", "{language}.layers.#.self_attn.o_proj.weight"),
-        # In Gemma 1 the norm after attention is the norm before the MLP.
+TOWER_ROWS = _rows(
+    ("vision.patch.*", "{vision}.embeddings.patch_embedding.*"),
+    ("vision.position", "{vision}.embeddings.position_embedding.weight"),
+    ("vision.blocks.#.norm1.*", "{vision}.encoder.layers.#.layer_norm1.*"),
+    ("vision.blocks.#.attention.q.*", "{vision}.encoder.layers.#.self_attn.q_proj.*"),
+    ("vision.blocks.#.attention.k.*", "{vision}.encoder.layers.#.self_attn.k_proj.*"),
+    ("vision.blocks.#.attention.v.*", "{vision}.encoder.layers.#.self_attn.v_proj.*"),
+    ("vision.blocks.#.attention.out.*", "{vision}.encoder.layers.#.self_attn.out_proj.*"),
+    ("vision.blocks.#.norm2.*", "{vision}.encoder.layers.#.layer_norm2.*"),
+    ("vision.blocks.#.mlp.up.*", "{vision}.encoder.layers.#.mlp.fc1.*"),
+    ("vision.blocks.#.mlp.down.*", "{vision}.encoder.layers.#.mlp.fc2.*"),
+    ("vision.norm.*", "{vision}.post_layernorm.*"),
+)
+"""SigLIP's image tower without its pooling head."""
+
+_EITHER_DECODER = _rows(
+    ("language.embedding.weight", "{language}.embed_tokens.weight"),
+    ("language.layers.#.pre_attention_norm.scale", "{language}.layers.#.input_layernorm.weight"),
+    ("language.layers.#.attention.q.weight", "{language}.layers.#.self_attn.q_proj.weight"),
+    ("language.layers.#.attention.k.weight", "{language}.layers.#.self_attn.k_proj.weight"),
+    ("language.layers.#.attention.v.weight", "{language}.layers.#.self_attn.v_proj.weight"),
+    ("language.layers.#.attention.out.weight", "{language}.layers.#.self_attn.o_proj.weight"),
+    ("language.layers.#.mlp.gate.weight", "{language}.layers.#.mlp.gate_proj.weight"),
+    ("language.layers.#.mlp.up.weight", "{language}.layers.#.mlp.up_proj.weight"),
+    ("language.layers.#.mlp.down.weight", "{language}.layers.#.mlp.down_proj.weight"),
+    ("language.norm.scale", "{language}.norm.weight"),
+)
+
+_AFTER_ATTENTION = "{language}.layers.#.post_attention_layernorm.weight"
+
+DECODER_ROWS = (
+    *_EITHER_DECODER,
+    Row("language.layers.#.pre_mlp_norm.scale", _AFTER_ATTENTION),
+)
+"""Gemma 1. Its ``post_attention_layernorm`` is the norm before the MLP."""
+
+DECODER2_ROWS = (
+    *_EITHER_DECODER,
+    Row("language.layers.#.post_attention_norm.scale", _AFTER_ATTENTION),
+    *_rows(
         (
             "language.layers.#.pre_mlp_norm.scale",
-            "{language}.layers.#.post_attention_layernorm.weight",
+            "{language}.layers.#.pre_feedforward_layernorm.weight",
         ),
-        ("language.layers.#.mlp.gate.weight", "{language}.layers.#.mlp.gate_proj.weight"),
-        ("language.layers.#.mlp.up.weight", "{language}.layers.#.mlp.up_proj.weight"),
-        ("language.layers.#.mlp.down.weight", "{language}.layers.#.mlp.down_proj.weight"),
-        ("language.norm.scale", "{language}.norm.weight"),
+        (
+            "language.layers.#.post_mlp_norm.scale",
+            "{language}.layers.#.post_feedforward_layernorm.weight",
+        ),
     ),
-    tied=_rows(
-        ("language.embedding.weight", "language_model.lm_head.weight"),
-        ("language.embedding.weight", "lm_head.weight"),
-    ),
-    prefixes={
-        "vision": ("vision_tower.vision_model", "vision_tower"),
-        "projector": ("multi_modal_projector.linear",),
-        "language": ("language_model.model", "language_model"),
-    },
 )
-"""PaliGemma 1 and transformers' ``PaliGemmaForConditionalGeneration``."""
+"""Gemma 2. Its ``post_attention_layernorm`` is another norm than Gemma 1's of that name: the one
+behind attention, before the sum."""
+
+
+def decoder_rows(config: GemmaConfig) -> tuple[Row, ...]:
+    """The rows of a decoder's generation."""
+    return DECODER2_ROWS if config.is_gemma2 else DECODER_ROWS
+
+
+def _paligemma(decoder: tuple[Row, ...]) -> KeyMap:
+    return KeyMap(
+        rows=(*TOWER_ROWS, Row("projector.*", "{projector}.*"), *decoder),
+        tied=_rows(
+            ("language.embedding.weight", "language_model.lm_head.weight"),
+            ("language.embedding.weight", "lm_head.weight"),
+        ),
+        prefixes={
+            "vision": ("vision_tower.vision_model", "vision_tower"),
+            "projector": ("multi_modal_projector.linear",),
+            "language": ("language_model.model", "language_model"),
+        },
+    )
+
+
+PALIGEMMA = _paligemma(DECODER_ROWS)
+"""PaliGemma 1 and transformers' ``PaliGemmaForConditionalGeneration`` over Gemma."""
+
+PALIGEMMA2 = _paligemma(DECODER2_ROWS)
+"""PaliGemma 2 and the same class over Gemma 2."""
+
+
+def paligemma_keys(config: PaliGemmaConfig) -> KeyMap:
+    """The table of a model's generation."""
+    return PALIGEMMA2 if config.language.is_gemma2 else PALIGEMMA

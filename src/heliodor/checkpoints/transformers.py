@@ -1,4 +1,4 @@
-"""Folders in transformers layout: PaliGemma weights, configuration, processor and tokenizer.
+"""Folders in transformers layout: weights, configuration, processor, tokenizer of a PaliGemma.
 
 What :func:`save` writes, ``PaliGemmaForConditionalGeneration`` and ``AutoProcessor`` of
 transformers load; what they write, :func:`load` and :class:`TransformersCheckpoint` load.
@@ -17,7 +17,7 @@ from torch import Tensor
 from heliodor.checkpoints.blueprint import blueprint
 from heliodor.checkpoints.config import CONFIG, config_values, read_config
 from heliodor.checkpoints.files import Replacement, to_json
-from heliodor.checkpoints.keymap import HUB, PALIGEMMA, Match, Spelling
+from heliodor.checkpoints.keymap import HUB, Match, Spelling, paligemma_keys
 from heliodor.checkpoints.positions import resize_positions
 from heliodor.checkpoints.processor import NESTED, PROCESSOR, read_processor
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
@@ -73,9 +73,16 @@ class TransformersCheckpoint:
         dtype: str | torch.dtype | None = None,
         device: str | torch.device = "cpu",
         image_size: int | None = None,
+        final_cap: bool = True,
     ) -> PaliGemma:
         """The network with its weights; see :func:`load`."""
-        return load(self.folder, dtype=dtype, device=device, image_size=image_size)
+        return load(
+            self.folder,
+            dtype=dtype,
+            device=device,
+            image_size=image_size,
+            final_cap=final_cap,
+        )
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that lies beside the weights."""
@@ -92,6 +99,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     image_size: int | None = None,
+    final_cap: bool = True,
 ) -> PaliGemma:
     """Load the network, tensor by tensor.
 
@@ -106,6 +114,8 @@ def load(
         device: where they rest.
         image_size: pixels of a side, where another resolution is wanted than the checkpoint's; the
             position embeddings are then resized.
+        final_cap: False leaves out the soft cap on logits that PaliGemma 2's configuration asks
+            for, as big_vision does when it trains for a task.
 
     Returns:
         The model in evaluation mode.
@@ -118,11 +128,14 @@ def load(
     folder = Path(folder)
     stored = read_config(folder)
     config = stored if image_size is None else _at_size(stored, image_size)
+    if not final_cap:
+        config = replace(config, language=replace(config.language, final_cap=None))
     tensors = open_tensors(folder)
     model = blueprint(config)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     wanted[_POSITION] = (stored.vision.num_tokens, stored.vision.width)
-    match = PALIGEMMA.match(wanted, {n: tensors.entry(n).shape for n in tensors}, folder)
+    found = {name: tensors.entry(name).shape for name in tensors}
+    match = paligemma_keys(config).match(wanted, found, folder)
     _check_values(tensors, match)
     chosen = _resting_dtype(tensors, match) if dtype is None else parse_dtype(dtype)
     state: dict[str, Tensor] = {}
@@ -212,7 +225,8 @@ def save(
         for name, values in files.items():
             new.write(name, to_json(values))
         _write_tokenizer(new, tokenizer)
-        tensors = {PALIGEMMA.to_theirs(name, spelling): value for name, value in state.items()}
+        keys = paligemma_keys(model.config)
+        tensors = {keys.to_theirs(name, spelling): value for name, value in state.items()}
         write_tensors(new, tensors, written, max_shard_size)
         new.remove_afterwards(NESTED)
 

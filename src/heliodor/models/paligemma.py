@@ -1,7 +1,11 @@
-"""PaliGemma: SigLIP image tower, one linear layer, Gemma decoder, prefix-LM attention.
+"""PaliGemma 1 and 2: SigLIP image tower, one linear layer, Gemma decoder, prefix-LM attention.
 
 B rows, M image tokens of a row (all its images together), T text tokens, S = M + T, W width,
-V rows of the embedding table. Source: arXiv 2407.07726; big_vision ``models/proj/paligemma``.
+V rows of the embedding table. Source: arXiv 2407.07726 and 2412.03555; big_vision
+``models/proj/paligemma``.
+
+The sliding window of Gemma 2 never cuts the two-way prefix; only tokens behind it see no further
+back than the window, into the prefix as well. So does transformers; big_vision has no window.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from heliodor.models.gemma import Gemma, GemmaConfig
 from heliodor.models.siglip import SiglipVision, SiglipVisionConfig
 from heliodor.nn.cache import KVCache
 from heliodor.nn.linear import Linear
-from heliodor.nn.mask import padding, prefix_lm
+from heliodor.nn.mask import Masks, padding, prefix_lm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +85,11 @@ class PaliGemma(nn.Module):
         images = length - tokens.shape[1]
         positions = torch.arange(length, device=x.device).expand(batch, length)
         mask = prefix_lm(prefix + images, length)
-        return self.language(x, positions, mask, keep=tokens.shape[1])
+        window = self.config.language.window
+        cut = window is not None and length > window
+        local = prefix_lm(prefix + images, length, window) if cut else mask
+        masks = Masks(full=mask, local=local)
+        return self.language(x, positions, masks, keep=tokens.shape[1])
 
     def forward(self, tokens: Tensor, features: Tensor | None, prefix: Tensor) -> Tensor:
         """Logits of the token after each text position, float32 [B T V]; see :meth:`hidden`."""
@@ -113,7 +121,8 @@ class PaliGemma(nn.Module):
             valid = torch.cat((feature_valid, valid), dim=1)
         positions = (valid.cumsum(-1) - 1).clamp_min(0)
         cache = KVCache(valid)
-        hidden = self.language(x, positions, padding(valid), cache, keep=1)
+        mask = padding(valid)
+        hidden = self.language(x, positions, Masks(full=mask, local=mask), cache, keep=1)
         return self.language.logits(hidden[:, 0]), cache
 
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:

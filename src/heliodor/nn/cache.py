@@ -35,6 +35,11 @@ class KVCache:
         """What one new query may look at: bool [B 1 1 S], None if all slots are valid."""
         return self.valid[:, None, None, :] if self._padded else None
 
+    @property
+    def places(self) -> Tensor:
+        """Position of what each slot holds: int64 [B S]; without meaning where not valid."""
+        return self.valid.cumsum(-1) - 1
+
     def reserve(self, extra: int) -> None:
         """Make room for ``extra`` more slots now, rather than block by block."""
         for store in (self._keys, self._values):

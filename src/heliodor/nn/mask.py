@@ -6,11 +6,40 @@ heads. ``None`` stands for "everything may look at everything".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 
-def prefix_lm(prefix: Tensor, length: int) -> Tensor:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Masks:
+    """What the two kinds of layers of a decoder with a sliding window may look at.
+
+    Attributes:
+        full: in layers that see all the way back.
+        local: in layers that see as far back as the window.
+    """
+
+    full: Tensor | None
+    local: Tensor | None
+
+
+def near(queries: Tensor, keys: Tensor, window: int) -> Tensor:
+    """Keys less than ``window`` positions behind the query, or ahead of it.
+
+    Args:
+        queries: int64 [B T], positions.
+        keys: int64 [B S], positions.
+        window: how many positions a query sees, its own included.
+
+    Returns:
+        bool [B 1 T S].
+    """
+    return (keys[:, None, :] > queries[:, :, None] - window)[:, None]
+
+
+def prefix_lm(prefix: Tensor, length: int, window: int | None = None) -> Tensor:
     """The prefix-LM mask of PaliGemma: a two-way prefix, then a one-way suffix.
 
     With three prefix positions (image, <bos>, prompt and newline together) of five::
@@ -25,9 +54,16 @@ def prefix_lm(prefix: Tensor, length: int) -> Tensor:
     Padding belongs at the end: it comes after everything real, so nothing real looks at it
     (big_vision ``make_attn_mask`` builds the same from a cumulative sum of ``mask_ar``).
 
+    A window cuts what the suffix sees and leaves the prefix whole, however long it is. So does
+    transformers, where the prefix is added to the windowed mask. With a window of two::
+
+        query 3  . . x x .
+              4  . . . x x
+
     Args:
         prefix: int64 [B], positions of the two-way block of each row.
         length: T, positions in all.
+        window: how many positions a query of the suffix sees, its own included; None for all.
 
     Returns:
         bool [B 1 T T].
@@ -35,7 +71,10 @@ def prefix_lm(prefix: Tensor, length: int) -> Tensor:
     place = torch.arange(length, device=prefix.device)
     causal = place[None, :] <= place[:, None]
     in_prefix = place[None, :] < prefix[:, None]
-    return (causal[None] | in_prefix[:, None, :])[:, None]
+    if window is None:
+        return (causal[None] | in_prefix[:, None, :])[:, None]
+    seen = causal & (place[None, :] > place[:, None] - window)
+    return (seen[None] | (in_prefix[:, None, :] & in_prefix[:, :, None]))[:, None]
 
 
 def padding(valid: Tensor) -> Tensor | None:

@@ -126,8 +126,11 @@ def test_fields_that_published_files_leave_out_are_read_where_given(
         ("model_type", ..., "model_type is missing"),
         ("text_config", ..., "text_config is missing; expected an object"),
         ("vision_config", [1], r"vision_config is \[1\]; expected an object"),
-        ("text_config.model_type", "gemma2", "PaliGemma 2 is not supported yet, PaliGemma 1 is"),
-        ("text_config.model_type", "llama", r"text_config.model_type is 'llama'; expected 'gemma'"),
+        (
+            "text_config.model_type",
+            "llama",
+            r"text_config.model_type is 'llama'; expected 'gemma' or 'gemma2'",
+        ),
         ("vision_config.model_type", "clip_vision_model", "'siglip_vision_model'"),
         (
             "vision_config.intermediate_size",
