@@ -156,7 +156,7 @@ class Engine:
             PromptError: a prompt that leaves no room in the model's context.
             ImageError: a picture that cannot be opened.
         """
-        _check_settings(max_new_tokens, sampler, seed)
+        check_settings(max_new_tokens, sampler, seed)
         if isinstance(sampler, Beam) and constraint is not None:
             raise InputError("Beam searches the model's own text and takes no constraint")
         rows = pair_up(images, prompts)
@@ -177,7 +177,7 @@ class Engine:
                 cache,
                 self._plan(max_new_tokens, sampler),
                 constraints=_per_row(constraint, len(rows)),
-                generator=self._generators(seed, len(rows)),
+                generator=row_generators(seed, len(rows)),
             )
         return [self._generation(row) for row in decoded]
 
@@ -199,7 +199,7 @@ class Engine:
         """
         if isinstance(sampler, Beam):
             raise InputError("Beam knows its text only at the end and cannot be streamed")
-        _check_settings(max_new_tokens, sampler, seed)
+        check_settings(max_new_tokens, sampler, seed)
         rows = pair_up([image], [prompt])
         logits, cache = self._prefill(rows, [prompt], max_new_tokens)
         steps = decode(
@@ -208,7 +208,7 @@ class Engine:
             cache,
             self._plan(max_new_tokens, sampler),
             constraints=None if constraint is None else [constraint],
-            generator=self._generators(seed, 1),
+            generator=row_generators(seed, 1),
         )
         text = self.tokenizer.stream()
         for step in steps:
@@ -312,15 +312,13 @@ class Engine:
             pad=self.tokenizer.pad,
         )
 
-    def _generators(self, seed: int | None, rows: int) -> list[torch.Generator] | None:
-        if seed is None:
-            return None
-        seeds = [(index(seed) + row) % 2**64 for row in range(rows)]  # as many as a generator has
-        return [torch.Generator().manual_seed(each) for each in seeds]
 
+def check_settings(max_new_tokens: object, sampler: object, seed: object) -> None:
+    """Refuse what would fail late, or, as half a token would, never.
 
-def _check_settings(max_new_tokens: object, sampler: object, seed: object) -> None:
-    """Refuse what would fail late, or, as half a token would, never."""
+    Raises:
+        InputError: a count below 1 or not whole, a sampler that cannot sample, a seed of no number.
+    """
     if not isinstance(max_new_tokens, SupportsIndex) or index(max_new_tokens) < 1:
         raise InputError(f"got max_new_tokens={max_new_tokens}; it must be at least 1, and whole")
     if not isinstance(sampler, Beam) and not callable(getattr(sampler, "sample", None)):
@@ -331,6 +329,14 @@ def _check_settings(max_new_tokens: object, sampler: object, seed: object) -> No
         )
     if seed is not None and not isinstance(seed, SupportsIndex):
         raise InputError(f"got the seed {seed!r}; expected a whole number or None")
+
+
+def row_generators(seed: int | None, rows: int) -> list[torch.Generator] | None:
+    """A source of randomness for each row, so that a row does not depend on its neighbours."""
+    if seed is None:
+        return None
+    seeds = [(index(seed) + row) % 2**64 for row in range(rows)]  # as many as a generator has
+    return [torch.Generator().manual_seed(each) for each in seeds]
 
 
 def _per_row(
