@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -202,6 +203,7 @@ class Gemma(nn.Module):
         mask: Tensor | Masks | None,
         cache: KVCache | None = None,
         keep: int | None = None,
+        depth: int | None = None,
     ) -> Tensor:
         """Run the layers.
 
@@ -214,21 +216,24 @@ class Gemma(nn.Module):
             cache: keys and values of earlier positions; the new ones are appended.
             keep: how many of the last positions to return, all by default. The last layer does no
                 work for the others.
+            depth: how many layers to run, from 0; None for all of them and the final norm, which
+                fewer do not get.
 
         Returns:
-            float32 [B keep W], after the final norm.
+            float32 [B keep W].
         """
         turn = rotations(positions, self.config.head_dim, self.config.rope_base)
         length = x.shape[1]
         masks = mask if isinstance(mask, Masks) else self._masks(mask, positions, cache)
-        for index, layer in enumerate(self.layers):
-            last = index == len(self.layers) - 1
+        count = len(self.layers) if depth is None else depth
+        for index, layer in enumerate(islice(self.layers, count)):
+            last = index == count - 1
             slot = None if cache is None else (cache, index)
             sight = masks.local if self.config.is_local(index) else masks.full
             x = layer(x, turn, sight, slot, keep if last and keep is not None else length)
         if cache is not None:
             cache.advance(length)
-        return self.norm(x)
+        return self.norm(x) if depth is None else x
 
     def _masks(self, mask: Tensor | None, positions: Tensor, cache: KVCache | None) -> Masks:
         """The same mask for both kinds of layers, with the window over it where it cuts."""
