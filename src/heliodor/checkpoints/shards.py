@@ -7,23 +7,23 @@ is then converted and written some megabytes at a time.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import torch
 from torch import Tensor
 
 from heliodor.checkpoints.files import Replacement, to_json
-from heliodor.checkpoints.tensors import DTYPES, INDEX, SINGLE
+from heliodor.checkpoints.header import INDEX, SINGLE
+from heliodor.checkpoints.tensors import DTYPES
+from heliodor.checkpoints.weights import Weight, loses_range
 from heliodor.errors import CheckpointError
 
 SHARD_SIZE = 5 * 10**9
 """Bytes of a shard by default, as in the official repositories."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_CHUNK = 16 * 2**20  # values converted and written at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,17 +31,26 @@ class Planned:
     """A tensor to be written: its name there, its source, its type there."""
 
     name: str
-    source: Tensor
+    source: Weight
     dtype: torch.dtype
+
+    @classmethod
+    def of(cls, name: str, source: Tensor | Weight, dtype: torch.dtype | None) -> Self:
+        """A tensor in memory or in another file; None keeps its type."""
+        weight = Weight.of(name, source) if isinstance(source, Tensor) else source
+        return cls(name=name, source=weight, dtype=dtype or weight.dtype)
 
     @property
     def size(self) -> int:
         """Bytes in the file."""
-        return math.prod(self.source.shape) * self.dtype.itemsize
+        return self.source.count * self.dtype.itemsize
 
 
 def write_tensors(
-    new: Replacement, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, max_shard_size: int
+    new: Replacement,
+    tensors: Mapping[str, Tensor] | Mapping[str, Weight],
+    dtype: torch.dtype | None,
+    max_shard_size: int,
 ) -> None:
     """Write ``model.safetensors``, or shards and their index where one file would be too large.
 
@@ -57,14 +66,14 @@ def write_tensors(
     Raises:
         CheckpointError: a value that the type cannot hold.
     """
-    planned = [Planned(name=n, source=t, dtype=dtype or t.dtype) for n, t in tensors.items()]
+    planned = [Planned.of(name, source, dtype) for name, source in tensors.items()]
     shards = _divide(planned, max_shard_size)
     names = _shard_names(len(shards))
     for stale in (SINGLE, INDEX, *(p.name for p in new.folder.glob("model-*-of-*.safetensors"))):
         new.remove_afterwards(stale)
     for name, shard in zip(names, shards, strict=True):
         with new.open(name) as file:
-            _write_file(file, shard)
+            write_file(file, shard, {})
     if len(shards) > 1:
         new.write(INDEX, _index(names, shards))
 
@@ -92,7 +101,7 @@ def _index(names: Sequence[str], shards: Sequence[Sequence[Planned]]) -> bytes:
     return to_json(
         {
             "metadata": {
-                "total_parameters": sum(tensor.source.numel() for tensor in tensors),
+                "total_parameters": sum(tensor.source.count for tensor in tensors),
                 "total_size": sum(tensor.size for tensor in tensors),
             },
             "weight_map": {
@@ -104,10 +113,19 @@ def _index(names: Sequence[str], shards: Sequence[Sequence[Planned]]) -> bytes:
     )
 
 
-def _write_file(file: BinaryIO, tensors: Sequence[Planned]) -> None:
-    """One safetensors file: wide types first, so that all lie on their natural boundary."""
+def write_file(file: BinaryIO, tensors: Sequence[Planned], metadata: Mapping[str, str]) -> None:
+    """One safetensors file: wide types first, so that all lie on their natural boundary.
+
+    Args:
+        file: opened for writing.
+        tensors: what to write.
+        metadata: the header's free strings, beside ``{"format": "pt"}``.
+
+    Raises:
+        CheckpointError: a value that its type in the file cannot hold.
+    """
     ordered = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     place = 0
     for tensor in ordered:
         header[tensor.name] = {
@@ -116,7 +134,7 @@ def _write_file(file: BinaryIO, tensors: Sequence[Planned]) -> None:
             "data_offsets": [place, place + tensor.size],
         }
         place += tensor.size
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for tensor in ordered:
@@ -124,13 +142,13 @@ def _write_file(file: BinaryIO, tensors: Sequence[Planned]) -> None:
 
 
 def _write_tensor(file: BinaryIO, tensor: Planned) -> None:
-    flat = tensor.source.detach().reshape(-1)
-    narrows = tensor.dtype.is_floating_point and tensor.dtype.itemsize < flat.dtype.itemsize
-    for start in range(0, flat.numel(), _CHUNK):
-        piece = flat[start : start + _CHUNK].to(device="cpu", dtype=tensor.dtype)
+    narrows = loses_range(tensor.source.dtype, tensor.dtype)
+    for stored in tensor.source.pieces():
+        piece = torch.empty(stored.shape, dtype=tensor.dtype)  # with strides of its own
+        piece.copy_(stored)
         if narrows and not torch.isfinite(piece).all():
             raise CheckpointError(
                 f"{tensor.name} holds values that {tensor.dtype} cannot: save as bfloat16 or "
                 "float32"
             )
-        file.write(piece.contiguous().view(torch.uint8).numpy().data)
+        file.write(piece.view(torch.uint8).numpy().data)

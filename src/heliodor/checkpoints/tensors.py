@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from heliodor.checkpoints.files import read_json
 from heliodor.checkpoints.header import INDEX, SINGLE, parse_header
+from heliodor.checkpoints.weights import Weight
 from heliodor.errors import FileFormatError
 
 DTYPES: dict[str, torch.dtype] = {
@@ -35,7 +37,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 """The format's names of the types that torch can hold."""
 
-_CHUNK = 16 * 2**20  # bytes copied at a time
+_CHUNK = 16 * 2**20  # bytes compared at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,23 +121,20 @@ class Tensors:
         """A tensor, not copied: it looks into the mapped file."""
         return self._files[name].read(name)
 
+    def weight(self, name: str) -> Weight:
+        """A tensor to be read later."""
+        entry, file = self.entry(name), self._files[name]
+        return Weight(
+            name=name,
+            dtype=entry.dtype,
+            shape=entry.shape,
+            read=partial(file.read, name),
+            release=partial(file.release, name),
+        )
+
     def copy(self, name: str, target: Tensor) -> None:
-        """Copy a tensor into ``target``, converting to its type, some megabytes at a time.
-
-        Peak memory is the target's and one chunk's, whatever the tensor's size.
-
-        Args:
-            name: which tensor.
-            target: contiguous, of the same shape, any floating type, on any device.
-        """
-        source = self.read(name).view(-1)
-        flat = target.view(-1)
-        step = max(1, _CHUNK // max(1, source.element_size()))
-        for start in range(0, source.numel(), step):
-            flat[start : start + step].copy_(source[start : start + step])
-            if start + step < source.numel():
-                self._files[name].release(name)
-        self._files[name].release(name)
+        """Copy a tensor into ``target``; see :meth:`Weight.copy_to`."""
+        self.weight(name).copy_to(target)
 
     def equal(self, name: str, other: str) -> bool:
         """Whether two tensors hold the same values, some megabytes at a time."""

@@ -7,9 +7,10 @@ transformers load; what they write, :func:`load` and :class:`TransformersCheckpo
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,37 +19,21 @@ from heliodor.checkpoints.blueprint import blueprint
 from heliodor.checkpoints.config import CONFIG, config_values, read_config
 from heliodor.checkpoints.files import Replacement, to_json
 from heliodor.checkpoints.keymap import HUB, Match, Spelling, paligemma_keys
-from heliodor.checkpoints.positions import resize_positions
 from heliodor.checkpoints.processor import NESTED, PROCESSOR, read_processor
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.errors import CheckpointError, ConfigError, FileFormatError, KeyMismatchError
+from heliodor.checkpoints.weights import (
+    EMBEDDING,
+    READABLE,
+    Weight,
+    assemble,
+    at_size,
+    parse_dtype,
+)
+from heliodor.errors import ConfigError, FileFormatError, KeyMismatchError
 from heliodor.image import ImageProcessor
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
 from heliodor.text import Tokenizer
-
-FLOATS: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-"""The types in which a model may rest."""
-
-_POSITION = "vision.position"
-_EMBEDDING = "language.embedding.weight"
-_READABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """``"bfloat16"`` -> ``torch.bfloat16``.
-
-    Raises:
-        ConfigError: a type in which no model rests.
-    """
-    found = FLOATS.get(dtype) if isinstance(dtype, str) else dtype
-    if found not in FLOATS.values():
-        raise ConfigError(f"dtype is {dtype!r}; expected one of {', '.join(FLOATS)}")
-    return cast("torch.dtype", found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,44 +112,32 @@ def load(
     """
     folder = Path(folder)
     stored = read_config(folder)
-    config = stored if image_size is None else _at_size(stored, image_size)
+    config = at_size(stored, image_size)
     if not final_cap:
         config = replace(config, language=replace(config.language, final_cap=None))
+    weights = open_weights(folder, stored)
+    return assemble(config, weights, place=folder, dtype=dtype, device=device)
+
+
+def open_weights(folder: Path, config: PaliGemmaConfig) -> dict[str, Weight]:
+    """The tensors in a folder by our names, none of them read but duplicates, to compare them.
+
+    Raises:
+        FileFormatError: the weights are broken or of a type that is not read.
+        KeyMismatchError: names or shapes are not those that the configuration asks for.
+    """
     tensors = open_tensors(folder)
-    model = blueprint(config)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    wanted[_POSITION] = (stored.vision.num_tokens, stored.vision.width)
+    wanted = {name: tuple(v.shape) for name, v in blueprint(config).state_dict().items()}
     found = {name: tensors.entry(name).shape for name in tensors}
     match = paligemma_keys(config).match(wanted, found, folder)
     _check_values(tensors, match)
-    chosen = _resting_dtype(tensors, match) if dtype is None else parse_dtype(dtype)
-    state: dict[str, Tensor] = {}
-    rests_in_file = torch.device(device).type == "cpu"
-    for name, source in match.source.items():
-        if rests_in_file and tensors.entry(source).dtype == chosen:
-            state[name] = tensors.read(source)
-            continue
-        target = torch.empty(wanted[name], dtype=chosen, device=device)
-        tensors.copy(source, target)
-        if tensors.entry(source).dtype.itemsize > chosen.itemsize:
-            _check_fits(target, source, folder)
-        state[name] = target
-    state[_POSITION] = resize_positions(state[_POSITION], config.vision.num_tokens)
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.eval()
-
-
-def _at_size(config: PaliGemmaConfig, image_size: int) -> PaliGemmaConfig:
-    patch = config.vision.patch_size
-    if image_size < patch:
-        raise ConfigError(f"image_size is {image_size}; expected at least {patch}, one patch")
-    return replace(config, vision=replace(config.vision, image_size=image_size))
+    return {ours: tensors.weight(theirs) for ours, theirs in match.source.items()}
 
 
 def _check_values(tensors: Tensors, match: Match) -> None:
     """Types that can be read, and duplicates that are duplicates."""
     for name in tensors:
-        if tensors.entry(name).dtype not in _READABLE:
+        if tensors.entry(name).dtype not in READABLE:
             raise FileFormatError(
                 f"{tensors.file(name)}: {name} is stored as {tensors.entry(name).dtype}, which "
                 "cannot be loaded as a weight: give the unquantised checkpoint"
@@ -175,20 +148,6 @@ def _check_values(tensors: Tensors, match: Match) -> None:
                 f"{tensors.file(name)}: {name} differs from {match.source[ours]}; PaliGemma's "
                 "output head is its embedding table, an untied one is not supported"
             )
-
-
-def _resting_dtype(tensors: Tensors, match: Match) -> torch.dtype:
-    stored = tensors.entry(match.source[_EMBEDDING]).dtype
-    return torch.float32 if stored == torch.float64 else stored
-
-
-def _check_fits(target: Tensor, source: str, folder: Path) -> None:
-    """A value too large for the type has become infinite, and so has an extreme."""
-    if not bool(torch.isfinite(torch.stack(target.aminmax())).all()):
-        raise CheckpointError(
-            f"{folder}: {source} holds values that {target.dtype} cannot; load as bfloat16 or "
-            "float32"
-        )
 
 
 def save(
@@ -217,18 +176,43 @@ def save(
             ``dtype``; what was there before is as it was.
         ConfigError: the processor or the tokenizer does not fit the model.
     """
-    state = model.state_dict()
-    written = None if dtype is None else parse_dtype(dtype)
-    resting = str(written or state[_EMBEDDING].dtype).removeprefix("torch.")
-    files = _small_files(model.config, tokenizer, processor, resting)
     with Replacement(Path(folder)) as new:
-        for name, values in files.items():
-            new.write(name, to_json(values))
-        _write_tokenizer(new, tokenizer)
-        keys = paligemma_keys(model.config)
-        tensors = {keys.to_theirs(name, spelling): value for name, value in state.items()}
-        write_tensors(new, tensors, written, max_shard_size)
-        new.remove_afterwards(NESTED)
+        write(
+            new,
+            model.config,
+            model.state_dict(),
+            tokenizer,
+            processor,
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            spelling=spelling,
+        )
+
+
+def write(
+    new: Replacement,
+    config: PaliGemmaConfig,
+    state: Mapping[str, Tensor] | Mapping[str, Weight],
+    tokenizer: Tokenizer,
+    processor: ImageProcessor,
+    *,
+    dtype: str | torch.dtype | None = None,
+    max_shard_size: int = SHARD_SIZE,
+    spelling: Spelling = HUB,
+) -> None:
+    """Write the files of a folder from tensors by our names, in memory or in other files.
+
+    The other arguments, and the errors, are those of :func:`save`.
+    """
+    written = None if dtype is None else parse_dtype(dtype)
+    resting = str(written or state[EMBEDDING].dtype).removeprefix("torch.")
+    for name, values in _small_files(config, tokenizer, processor, resting).items():
+        new.write(name, to_json(values))
+    _write_tokenizer(new, tokenizer)
+    keys = paligemma_keys(config)
+    tensors: dict[str, Any] = {keys.to_theirs(n, spelling): value for n, value in state.items()}
+    write_tensors(new, tensors, written, max_shard_size)
+    new.remove_afterwards(NESTED)
 
 
 def _small_files(

@@ -149,7 +149,7 @@ def test_shards_fill_up_to_the_limit_and_the_index_says_where(tmp_path: Path) ->
 def test_another_dtype_and_layout_are_written_as_plain_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heliodor.checkpoints.shards._CHUNK", 7)
+    monkeypatch.setattr("heliodor.checkpoints.weights._CHUNK", 7)
     tensors = {"a": torch.randn(9, 11).T, "b": torch.randn(40)[::2].requires_grad_()}
     write(tmp_path, tensors, 10**6, torch.bfloat16)
     loaded = load_file(tmp_path / "model.safetensors")

@@ -81,7 +81,7 @@ def test_tensors_off_their_natural_boundary_are_read_right(tmp_path: Path) -> No
 def test_copy_converts_in_pieces_and_equals_a_plain_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heliodor.checkpoints.tensors._CHUNK", 4096)
+    monkeypatch.setattr("heliodor.checkpoints.weights._CHUNK", 4096)
     values = torch.randn(300, 41)
     save_file({"a": values}, tmp_path / "x.safetensors")
     tensors = open_tensors(tmp_path / "x.safetensors")
