@@ -27,7 +27,17 @@ def read_processor(folder: str | Path, image_size: int | None = None) -> ImagePr
             size is not the model's.
         FileFormatError: it is not JSON.
     """
-    folder = Path(folder)
+    processor = processor_for(Path(folder), read_config(folder).vision.image_size)
+    return processor if image_size is None else replace(processor, size=image_size)
+
+
+def processor_for(folder: Path, expected: int) -> ImageProcessor:
+    """The image processor of any model's folder, whose pictures have ``expected`` pixels a side.
+
+    Raises:
+        ConfigError: as :func:`read_processor`.
+        FileFormatError: the file is not JSON.
+    """
     path = folder / PROCESSOR
     if path.exists() or not (folder / NESTED).exists():
         values = read_json(path)
@@ -38,10 +48,9 @@ def read_processor(folder: str | Path, image_size: int | None = None) -> ImagePr
         processor = ImageProcessor.from_preprocessor_config(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    expected = read_config(folder).vision.image_size
     if processor.size != expected:
         raise ConfigError(
             f"{path} makes pictures of {processor.size} pixels, {CONFIG} says that the model takes "
             f"{expected}"
         )
-    return processor if image_size is None else replace(processor, size=image_size)
+    return processor

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from heliodor.errors import ConfigError
 from heliodor.models.siglip import (
     LayerNorm,
     SiglipVision,
@@ -30,6 +31,7 @@ class SiglipTextConfig:
 
     Attributes:
         length: positions; every text is padded or cut to exactly this many tokens.
+        out_width: of the embedding, where it is not the tower's own width.
     """
 
     vocab_size: int = 32000
@@ -39,14 +41,30 @@ class SiglipTextConfig:
     num_heads: int = 16
     mlp_width: int = 4304
     norm_eps: float = 1e-6
+    out_width: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no tower can have."""
+        if self.width % self.num_heads:
+            raise ConfigError(
+                f"text width {self.width} does not divide into {self.num_heads} heads"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiglipPairConfig:
-    """Both towers."""
+    """Both towers; their embeddings have the image tower's width."""
 
     vision: SiglipVisionConfig = field(default_factory=SiglipVisionConfig)
     text: SiglipTextConfig = field(default_factory=SiglipTextConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse towers whose embeddings cannot be compared."""
+        if self.vision.width != (self.text.out_width or self.text.width):
+            raise ConfigError(
+                f"images are embedded in {self.vision.width} numbers, texts in "
+                f"{self.text.out_width or self.text.width}: a pair needs one width"
+            )
 
 
 class PoolingHead(nn.Module):
@@ -91,7 +109,7 @@ class SiglipText(nn.Module):
         )
         self.blocks = nn.ModuleList(VisionBlock(block) for _ in range(config.depth))
         self.norm = LayerNorm(config.width, eps=config.norm_eps)
-        self.head = Linear(config.width, config.width)
+        self.head = Linear(config.width, config.out_width or config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens int64 [C T], padded to exactly ``config.length`` -> float32 [C D]."""
@@ -121,7 +139,11 @@ class SiglipPair(nn.Module):
         """Tokens int64 [C T] -> unit vectors float32 [C D]."""
         return F.normalize(self.text(tokens), dim=-1)
 
+    def score(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Unit vectors [B D] and [C D] -> logits float32 [B C], for a sigmoid."""
+        cosine = images @ texts.T
+        return cosine * self.logit_scale.float().exp() + self.logit_bias.float()
+
     def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         """Logits of "this text belongs to this image", float32 [B C], for a sigmoid."""
-        cosine = self.embed_images(pixels) @ self.embed_texts(tokens).T
-        return cosine * self.logit_scale.float().exp() + self.logit_bias.float()
+        return self.score(self.embed_images(pixels), self.embed_texts(tokens))

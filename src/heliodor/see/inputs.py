@@ -154,6 +154,22 @@ def check_texts(given: Sequence[object], what: str, several: str) -> None:
             raise PromptError(f"a {what} must be a string, not {type(text).__name__}")
 
 
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        InputError: no such device here.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device '{device}' cannot be used here ({reason}): 'cpu' always can, 'cuda' where "
+            "torch was built for it and a card is present"
+        ) from error
+
+
 def _several(entry: Pictures) -> tuple[Picture, ...]:
     if entry is None:
         return ()

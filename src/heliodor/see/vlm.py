@@ -37,7 +37,7 @@ from heliodor.see.boxes import (
     to_detections,
 )
 from heliodor.see.engine import Engine, Generation
-from heliodor.see.inputs import ImageFeatures, Picture, check_list
+from heliodor.see.inputs import ImageFeatures, Picture, check_device, check_list
 from heliodor.see.masks import to_segments
 from heliodor.text import Tokenizer
 
@@ -80,7 +80,7 @@ def load(
         HubError: the download failed.
         InputError: a device that is not there, or a revision of what is not on the hub.
     """
-    _check_device(device)
+    check_device(device)
     if source == "tiny":
         if revision is not None:
             raise InputError(f"tiny ships in the package and has no revision {revision!r}")
@@ -285,17 +285,6 @@ class VisionLanguageModel(Engine):
             for token, logprob in zip(found.tokens, found.logprobs, strict=False)
         ]
         return parse_tokens(pieces)
-
-
-def _check_device(device: str | torch.device) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"device '{device}' cannot be used here ({reason}): 'cpu' always can, 'cuda' where "
-            "torch was built for it and a card is present"
-        ) from error
 
 
 def _plain_labels(labels: str | Sequence[str]) -> tuple[str, ...]:
