@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from heliodor.checkpoints.blueprint import blueprint
 from heliodor.checkpoints.positions import resize_positions
@@ -148,7 +148,37 @@ def assemble(
         ConfigError: an unknown type.
     """
     model = blueprint(config)
-    chosen = _resting_dtype(weights) if dtype is None else parse_dtype(dtype)
+    state = rest(model, weights, lead=EMBEDDING, place=place, dtype=dtype, device=device)
+    state[POSITION] = resize_positions(state[POSITION], config.vision.num_tokens)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def rest(
+    model: nn.Module,
+    weights: Mapping[str, Weight],
+    *,
+    lead: str,
+    place: Path,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> dict[str, Tensor]:
+    """The tensors of a network without memory, each where and as it shall rest.
+
+    Args:
+        model: names what is wanted.
+        weights: one for each of its tensors.
+        lead: the weight whose type all of them get where ``dtype`` is None.
+        place: where they come from, for messages.
+        dtype: in which they shall rest; None for that of ``lead``, float32 for float64.
+        device: as for :func:`assemble`.
+
+    Raises:
+        CheckpointError: a value that ``dtype`` cannot hold.
+        ConfigError: an unknown type.
+    """
+    stored = weights[lead].dtype
+    chosen = parse_dtype(dtype or (torch.float32 if stored == torch.float64 else stored))
     in_place = torch.device(device).type == "cpu"
     state: dict[str, Tensor] = {}
     for name in model.state_dict():
@@ -161,14 +191,7 @@ def assemble(
         if loses_range(weight.dtype, chosen):
             _check_fits(target, weight.name, place)
         state[name] = target
-    state[POSITION] = resize_positions(state[POSITION], config.vision.num_tokens)
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.eval()
-
-
-def _resting_dtype(weights: Mapping[str, Weight]) -> torch.dtype:
-    stored = weights[EMBEDDING].dtype
-    return torch.float32 if stored == torch.float64 else stored
+    return state
 
 
 def _check_fits(target: Tensor, name: str, place: Path) -> None:

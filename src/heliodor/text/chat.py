@@ -90,7 +90,9 @@ def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
 
 
 def _turn(index: int, message: object) -> tuple[str, str]:
-    fields = cast("Mapping[str, object]", message) if isinstance(message, Mapping) else {}
+    fields: Mapping[str, object] = {}
+    if isinstance(message, Mapping):
+        fields = cast("Mapping[str, object]", message)
     role, content = fields.get("role"), fields.get("content")
     if role == "system":
         raise PromptError(
