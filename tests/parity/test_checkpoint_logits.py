@@ -18,7 +18,9 @@ pytestmark = pytest.mark.parity
 
 
 def table() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "parity.py"
+    folder = Path(__file__).parents[2] / "benchmarks"
+    sys.path.insert(0, str(folder))  # as for a script that is run there
+    path = folder / "parity.py"
     spec = importlib.util.spec_from_file_location("parity_table", path)
     assert spec is not None
     assert spec.loader is not None
@@ -40,6 +42,11 @@ QUICK = [
         "image no multiple of patch",
         "GQA, two images a row",
         "MHA, very unequal prompts",
+        "both caps saturated",
+        "no caps",
+        "window 4, 1 to 3 images",
+        "window crossed by the answer",
+        "window 4, saturated",
     }
 ]
 
@@ -58,9 +65,14 @@ def test_the_table_covers_what_it_promises() -> None:
     assert any(len(set(case.prompts)) > 1 for case in cases)
     assert any(max(case.images) > 1 for case in cases)
     assert len({case.num_tokens for case in cases}) >= 3
+    assert {case.family for case in cases} == {
+        f"{a} {b}" for a in ("PaliGemma", "Gemma") for b in (1, 2)
+    }
+    assert any(case.window < 5 for case in cases)
+    assert any(max(case.caps) <= 2 for case in cases if None not in case.caps)
 
 
-@pytest.mark.parametrize("case", QUICK, ids=lambda case: f"{case.dtype} {case.name}")
+@pytest.mark.parametrize("case", QUICK, ids=lambda case: f"{case.family} {case.dtype} {case.name}")
 def test_logits_and_greedy_tokens_equal_transformers(case: object) -> None:
     result = TABLE.run(case, seed=1)
     # A few float32 roundings (6e-8 each) through two layers; 1e-5 is what the library promises.
@@ -69,8 +81,11 @@ def test_logits_and_greedy_tokens_equal_transformers(case: object) -> None:
     assert result.tokens_equal
 
 
-def test_one_changed_tensor_moves_the_logits_beyond_the_limit(tmp_path: Path) -> None:
-    case = TABLE.Case(name="all", rope_base=500.0)
+@pytest.mark.parametrize("second", [False, True], ids=["PaliGemma 1", "PaliGemma 2"])
+def test_one_changed_tensor_moves_the_logits_beyond_the_limit(
+    tmp_path: Path, *, second: bool
+) -> None:
+    case = TABLE.Case(name="all", rope_base=500.0, second=second, window=4)
     torch.manual_seed(0)
     made = transformers.PaliGemmaForConditionalGeneration(TABLE.their_config(case))
     TABLE.randomise(made)
