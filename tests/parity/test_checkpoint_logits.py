@@ -65,9 +65,8 @@ def test_the_table_covers_what_it_promises() -> None:
     assert any(len(set(case.prompts)) > 1 for case in cases)
     assert any(max(case.images) > 1 for case in cases)
     assert len({case.num_tokens for case in cases}) >= 3
-    assert {case.family for case in cases} == {
-        f"{a} {b}" for a in ("PaliGemma", "Gemma") for b in (1, 2)
-    }
+    families = {"PaliGemma 1", "PaliGemma 2", "Gemma 1", "Gemma 2"}
+    assert {case.family for case in cases} == families
     assert any(case.window < 5 for case in cases)
     assert any(max(case.caps) <= 2 for case in cases if None not in case.caps)
 
@@ -102,12 +101,15 @@ def test_one_changed_tensor_moves_the_logits_beyond_the_limit(
 def moves(
     model: PaliGemma, case: object, batch: object, before: list[torch.Tensor]
 ) -> dict[str, float]:
-    """How far the logits move when a tensor is scaled by 1.1, tensor by tensor."""
+    """How far the logits move when a tensor's entries change by up to a fifth, tensor by tensor.
+
+    Not all alike: a norm behind a matrix takes a common factor out again.
+    """
     found: dict[str, float] = {}
     for name, parameter in model.named_parameters():
         kept = parameter.detach().clone()
         with torch.no_grad():
-            parameter.mul_(1.1)
+            parameter.mul_(torch.linspace(0.8, 1.2, parameter.numel()).view_as(parameter))
             found[name] = TABLE.distance(TABLE.our_uncached(model, case, batch), before)
             parameter.copy_(kept)
     return found

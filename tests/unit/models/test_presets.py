@@ -9,6 +9,7 @@ import torch
 
 from heliodor.checkpoints.blueprint import blueprint as on_meta
 from heliodor.models.gemma import GemmaConfig
+from heliodor.models.paligemma import PaliGemmaConfig
 from heliodor.models.presets import (
     PALIGEMMA_3B_224,
     PALIGEMMA_3B_448,
