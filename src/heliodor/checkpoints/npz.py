@@ -1,0 +1,325 @@
+"""Arrays in ``.npz`` files, read lazily and written a piece at a time.
+
+An npz is a zip archive with one ``.npy`` file for each array. ``numpy.savez`` stores them as they
+are: such an array is mapped, not read, and costs memory when it is looked at.
+``numpy.savez_compressed`` deflates them: such an array is unpacked on the way, block by block. Both
+may come in pieces (:mod:`~heliodor.checkpoints.mapped`), and beyond 4 GiB (zip64). What an archive
+says of itself is checked first (:mod:`~heliodor.checkpoints.archive`).
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from torch import Tensor
+
+from heliodor.checkpoints.archive import NpzEntry, inflated, read_directory
+from heliodor.checkpoints.files import Replacement
+from heliodor.checkpoints.mapped import MappedFile
+from heliodor.checkpoints.npy import write_npy_header
+from heliodor.errors import CheckpointError
+
+__all__ = ["NpzEntry", "NpzFile", "Source", "Stack", "write_npz"]
+
+_CHUNK = 16 * 2**20  # bytes of values copied or written at a time
+
+
+class NpzFile:
+    """An npz, its directory and its arrays' headers checked, its values mapped.
+
+    Attributes:
+        path: what was asked for.
+        entries: the arrays, by name without ``.npy``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open an archive.
+
+        Args:
+            path: the file, or where its pieces lie (:func:`~heliodor.checkpoints.mapped.
+                find_pieces`).
+
+        Raises:
+            FileFormatError: it cannot be read, is no zip archive, is truncated, locked, compressed
+                in another way than deflate, or says what cannot be; or an array is of a type that
+                is not read.
+        """
+        self.path = Path(path)
+        self._file = MappedFile(self.path)
+        self.entries = read_directory(self._file)
+        self._cursors: dict[str, _Cursor] = {}
+
+    def read(self, name: str) -> Tensor:
+        """An array, in place where it is stored as it is and lies on its type's boundary.
+
+        Writing to it never reaches the file. For large arrays see :meth:`blocks`.
+
+        Raises:
+            FileFormatError: compressed bytes that are damaged.
+        """
+        entry = self.entries[name]
+        if entry.deflated:
+            parts = _Bytes(inflated(self._file, entry, name))
+            parts.skip(entry.header)
+            values = torch.empty(entry.size - entry.header, dtype=torch.uint8)
+            parts.fill(values)
+            parts.finish()
+        else:
+            begin = entry.begin + entry.header
+            values = self._file.tensor(begin, entry.end, entry.dtype.itemsize)
+        return _shaped(values, entry.dtype, entry.shape, fortran=entry.fortran)
+
+    def row(self, name: str, index: int) -> Tensor:
+        """One index of the first axis, such as one layer of an array that stacks them.
+
+        Of a compressed array the row asked for last is kept, so that going through the rows in
+        order unpacks it once; an earlier row than that costs another start.
+
+        Returns:
+            What follows the first axis; in place where :meth:`read` would be.
+
+        Raises:
+            FileFormatError: compressed bytes that are damaged.
+        """
+        entry = self.entries[name]
+        if entry.fortran or not math.prod(entry.shape):
+            return self.read(name)[index]
+        if not entry.deflated:
+            begin, row = self._row_bytes(entry, index)
+            values = self._file.tensor(begin, begin + row, entry.dtype.itemsize)
+            return _shaped(values, entry.dtype, entry.shape[1:])
+        cursor = self._cursors.get(name)
+        if cursor is None or cursor.index > index:
+            cursor = self._cursors[name] = _Cursor(self.blocks(name, 1))
+        return cursor.advance(index)
+
+    def release(self, name: str, index: int | None = None) -> None:
+        """Tell the system that an array's pages, or those of one row, are not needed again."""
+        entry = self.entries[name]
+        if entry.deflated:
+            return
+        if index is None or entry.fortran:
+            self._file.release(entry.begin, entry.end)
+        else:
+            begin, row = self._row_bytes(entry, index)
+            self._file.release(begin, begin + row)
+
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        """An array along its first axis, some rows at a time; memory is that of one block.
+
+        A block is to be used before the next one is asked for: its pages are given back then.
+
+        Args:
+            name: which array, of at least one axis.
+            rows: of one block, at least 1; the last may be shorter.
+
+        Yields:
+            [rows ...] in the array's type.
+
+        Raises:
+            FileFormatError: compressed bytes that are damaged.
+        """
+        entry = self.entries[name]
+        if math.prod(entry.shape) == 0:
+            yield torch.empty(entry.shape, dtype=entry.dtype)
+        elif entry.fortran:
+            whole = self.read(name)
+            for start in range(0, entry.shape[0], rows):
+                yield whole[start : start + rows]
+        elif entry.deflated:
+            yield from self._inflated_blocks(name, rows)
+        else:
+            yield from self._mapped_blocks(entry, rows)
+
+    def copy(self, name: str, target: Tensor) -> None:
+        """Copy an array into ``target``, converting to its type, some megabytes at a time.
+
+        Args:
+            name: which array.
+            target: of the same shape, any strides, any floating type, on any device.
+
+        Raises:
+            FileFormatError: compressed bytes that are damaged.
+        """
+        entry = self.entries[name]
+        if not entry.shape:
+            target.copy_(self.read(name))
+            return
+        row = math.prod(entry.shape[1:]) * entry.dtype.itemsize
+        start = 0
+        for block in self.blocks(name, max(1, _CHUNK // max(1, row))):
+            target[start : start + len(block)].copy_(block)
+            start += len(block)
+
+    def _row_bytes(self, entry: NpzEntry, index: int) -> tuple[int, int]:
+        """Where a row of a stored array begins, and its bytes."""
+        row = math.prod(entry.shape[1:]) * entry.dtype.itemsize
+        return entry.begin + entry.header + index * row, row
+
+    def _mapped_blocks(self, entry: NpzEntry, rows: int) -> Iterator[Tensor]:
+        for start in range(0, entry.shape[0], rows):
+            count = min(rows, entry.shape[0] - start)
+            begin, row = self._row_bytes(entry, start)
+            values = self._file.tensor(begin, begin + count * row, entry.dtype.itemsize)
+            yield _shaped(values, entry.dtype, (count, *entry.shape[1:]))
+            self._file.release(begin, begin + count * row)
+
+    def _inflated_blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        entry = self.entries[name]
+        row = math.prod(entry.shape[1:]) * entry.dtype.itemsize
+        parts = _Bytes(inflated(self._file, entry, name))
+        parts.skip(entry.header)
+        for start in range(0, entry.shape[0], rows):
+            count = min(rows, entry.shape[0] - start)
+            block = torch.empty(count * row, dtype=torch.uint8)
+            parts.fill(block)
+            yield _shaped(block, entry.dtype, (count, *entry.shape[1:]))
+        parts.finish()
+
+
+class _Cursor:
+    """A place in an array that is unpacked row by row."""
+
+    def __init__(self, rows: Iterator[Tensor]) -> None:
+        self._rows = rows
+        self.index = -1
+        self._row = torch.empty(0)
+
+    def advance(self, index: int) -> Tensor:
+        """The row of an index not below that of the last call."""
+        while self.index < index:
+            self._row = next(self._rows)[0]
+            self.index += 1
+        return self._row
+
+
+class _Bytes:
+    """Takes as many bytes as are asked for from parts of any length, which suffice."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+        self._rest = memoryview(b"")
+
+    def _take(self, most: int) -> memoryview:
+        while not self._rest:
+            self._rest = memoryview(next(self._parts))
+        taken, self._rest = self._rest[:most], self._rest[most:]
+        return taken
+
+    def skip(self, count: int) -> None:
+        """Pass over so many bytes."""
+        while count:
+            count -= len(self._take(count))
+
+    def fill(self, target: Tensor) -> None:
+        """Fill uint8 [n] with the next n bytes."""
+        into, place = memoryview(cast("Any", target.numpy())), 0
+        while place < len(into):
+            taken = self._take(len(into) - place)
+            into[place : place + len(taken)] = taken
+            place += len(taken)
+
+    def finish(self) -> None:
+        """Go to the end, where the checksum is compared."""
+        for _ in self._parts:
+            pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stack:
+    """An array to write that is never whole in memory.
+
+    Attributes:
+        shape: of the array.
+        parts: tensors that follow one another in it, in any shapes; called once.
+    """
+
+    shape: tuple[int, ...]
+    parts: Callable[[], Iterator[Tensor]]
+
+
+Source = Tensor | Callable[[], Tensor] | Stack
+"""What becomes an array: a tensor, what makes one when its turn comes, or a sequence of them."""
+
+
+def write_npz(
+    new: Replacement,
+    filename: str,
+    tensors: Mapping[str, Source],
+    dtype: torch.dtype | None,
+) -> None:
+    """Write an npz as ``numpy.savez`` does, uncompressed, some megabytes at a time.
+
+    Args:
+        new: the save under way.
+        filename: of the npz in its folder.
+        tensors: by the names to write, in the order to write.
+        dtype: of all floating arrays in the file; None keeps each one's own. bfloat16 is written
+            as numpy writes the arrays of ml_dtypes, ``<V2``.
+
+    Raises:
+        CheckpointError: a value that the type cannot hold.
+    """
+    with (
+        new.open(filename) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
+        for name, source in tensors.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                _write_array(member, name, source, dtype)
+
+
+def _write_array(member: IO[bytes], name: str, source: Source, dtype: torch.dtype | None) -> None:
+    if isinstance(source, Stack):
+        shape, parts = source.shape, source.parts()
+    else:
+        tensor = source if isinstance(source, Tensor) else source()
+        shape, parts = tuple(tensor.shape), iter((tensor,))
+    written: torch.dtype | None = None
+    count = 0
+    for part in parts:
+        if written is None:
+            written = dtype if dtype is not None and part.is_floating_point() else part.dtype
+            member.write(write_npy_header(written, shape))
+        _write_part(member, name, part.detach(), written)
+        count += part.numel()
+    assert written is not None, f"{name} has no parts"
+    assert count == math.prod(shape), f"{name} has {count} values, its shape is {shape}"
+
+
+def _write_part(member: IO[bytes], name: str, part: Tensor, dtype: torch.dtype) -> None:
+    """One tensor in C order, whatever its strides."""
+    if part.ndim == 0:
+        part = part[None]
+    row = max(1, math.prod(part.shape[1:]))
+    if part.ndim > 1 and row * dtype.itemsize > _CHUNK:
+        for inner in part:
+            _write_part(member, name, inner, dtype)
+        return
+    narrows = dtype.is_floating_point and dtype.itemsize < part.dtype.itemsize
+    step = max(1, _CHUNK // (row * dtype.itemsize))
+    for start in range(0, len(part), step):
+        values = part[start : start + step].to(device="cpu", dtype=dtype).contiguous().reshape(-1)
+        if narrows and not torch.isfinite(values).all():
+            raise CheckpointError(
+                f"{name} holds values that {dtype} cannot: save as bfloat16 or float32"
+            )
+        member.write(values.view(torch.uint8).numpy().data)
+
+
+def _shaped(
+    values: Tensor, dtype: torch.dtype, shape: tuple[int, ...], *, fortran: bool = False
+) -> Tensor:
+    """Bytes as an array of a type and shape."""
+    if not math.prod(shape):
+        return torch.empty(shape, dtype=dtype)
+    typed = values.view(dtype)
+    if not fortran:
+        return typed.reshape(shape)
+    return typed.reshape(shape[::-1]).permute(*reversed(range(len(shape))))
