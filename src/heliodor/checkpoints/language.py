@@ -267,7 +267,7 @@ def _check_values(tensors: Tensors, match: Match) -> None:
             )
 
 
-def _ids(found: object, path: Path) -> tuple[int, ...]:
+def _ids(found: Any, path: Path) -> tuple[int, ...]:
     several = cast("list[object]", found) if isinstance(found, list) else [found]
     ids = tuple(each for each in several if type(each) is int and each >= 0)
     if len(ids) != len(several):
