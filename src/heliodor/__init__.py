@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from heliodor.errors import HeliodorError
     from heliodor.generation import Beam, Greedy, Temperature, TopK, TopP
     from heliodor.see.answers import Answer, Box, Detections, Segment, Segments
+    from heliodor.see.lm import LanguageModel, load_gemma
     from heliodor.see.vlm import Generation, VisionLanguageModel, load
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "Generation",
     "Greedy",
     "HeliodorError",
+    "LanguageModel",
     "Segment",
     "Segments",
     "Temperature",
@@ -38,6 +40,7 @@ __all__ = [
     "__version__",
     "errors",
     "load",
+    "load_gemma",
 ]
 
 _HOME = {
@@ -48,6 +51,7 @@ _HOME = {
     "Generation": "heliodor.see.vlm",
     "Greedy": "heliodor.generation",
     "HeliodorError": "heliodor.errors",
+    "LanguageModel": "heliodor.see.lm",
     "Segment": "heliodor.see.answers",
     "Segments": "heliodor.see.answers",
     "Temperature": "heliodor.generation",
@@ -55,6 +59,7 @@ _HOME = {
     "TopP": "heliodor.generation",
     "VisionLanguageModel": "heliodor.see.vlm",
     "load": "heliodor.see.vlm",
+    "load_gemma": "heliodor.see.lm",
 }
 
 
