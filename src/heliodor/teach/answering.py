@@ -14,7 +14,8 @@ from heliodor.generation import Greedy, Plan, generate
 from heliodor.models.paligemma import PaliGemma
 from heliodor.teach.data.collate import Batch, Rows, collate, divide
 from heliodor.teach.data.example import Example
-from heliodor.teach.losses import row_losses, suffix_weights
+from heliodor.teach.grounding import GroundedPaliGemma, patch_loss
+from heliodor.teach.losses import Nearness, row_losses, suffix_weights
 from heliodor.teach.pairing import pixels_in
 from heliodor.text import Tokenizer
 
@@ -27,12 +28,15 @@ class AnswerObjective:
     """Cross entropy of the answers, mean over rows of the mean over a row's tokens.
 
     Attributes:
-        model: the network that learns.
+        model: the network that learns; one with a layer for what lies in the patches
+            (:mod:`~heliodor.teach.grounding`) learns that too, where the examples tell it.
         tokenizer: ids of words.
         sources: where examples come from, with the share of pictures each gives.
         images: pictures of a batch.
         seed: of the whole run.
         shown: examples whose answers are shown while the run lasts.
+        grounding: weight of what lies in the patches beside the answers.
+        near: ids whose neighbours share the target, see :func:`~heliodor.teach.losses.row_losses`.
     """
 
     model: PaliGemma
@@ -41,6 +45,8 @@ class AnswerObjective:
     images: int
     seed: int
     shown: Sequence[Example] = ()
+    grounding: float = 0.0
+    near: Nearness | None = None
 
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
@@ -52,7 +58,7 @@ class AnswerObjective:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float]]:
         """Loss, and the mean loss of each task's rows."""
-        features = self.model.encode_images(pixels_in(batch.pixels))
+        features, beside, figures = self._look(batch)
         parts: list[Tensor] = []
         by_task: dict[str, list[float]] = defaultdict(list)
         for rows in batch.groups:
@@ -60,8 +66,17 @@ class AnswerObjective:
             parts.append(losses)
             for task, value in zip(rows.tasks, losses.detach(), strict=True):
                 by_task[task].append(float(value))
-        loss = torch.cat(parts).mean()
-        return loss, {task: sum(v) / len(v) for task, v in sorted(by_task.items())}
+        figures |= {task: sum(v) / len(v) for task, v in sorted(by_task.items())}
+        return torch.cat(parts).mean() + beside, figures
+
+    def _look(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """Image tokens [B N W], the loss of what lies in the patches, and figures of it."""
+        pixels = pixels_in(batch.pixels)
+        if not (isinstance(self.model, GroundedPaliGemma) and len(batch.covered)):
+            return self.model.encode_images(pixels), torch.zeros(()), {}
+        features, patches = self.model.look(pixels)
+        loss, figures = patch_loss(patches[batch.covered], batch.cover)
+        return features, self.grounding * loss, figures
 
     def divide(self, batch: Batch, parts: int) -> list[tuple[float, Batch]]:
         """Cut a batch between pictures; a part weighs as much as it has rows."""
@@ -72,7 +87,7 @@ class AnswerObjective:
         weights = suffix_weights(rows.length, rows.prefix, rows.tokens.shape[1])
         targets = rows.tokens.roll(-1, dims=1)[weights]
         logits = self.model.language.logits(hidden[weights])
-        return row_losses(logits, targets, weights)
+        return row_losses(logits, targets, weights, self.near)
 
     @torch.no_grad()
     def samples(self) -> list[str]:

@@ -81,3 +81,68 @@ def centre_pair(pair: SiglipPair, pixels: Tensor, tokens: Tensor) -> None:
     pool.out.bias.sub_(pool(features).mean(0))
     pool.mlp.down.bias.sub_(pool(features).mean(0))
     pair.text.head.bias.sub_(pair.text(tokens).mean(0))
+
+
+@torch.no_grad()
+def order_rows(table: Tensor, first: int, count: int, seed: int, reach: float = 12.0) -> None:
+    """Draw rows of an embedding table anew so that neighbours resemble each other.
+
+    ``<loc0400>`` and ``<loc0404>`` then start out as nearly the same word: what is learnt about
+    one place serves the places around it.
+
+    Args:
+        table: [V W], rows of length one; changed in place.
+        first: the first of the rows.
+        count: how many.
+        seed: the same seed gives the same rows.
+        reach: distance, in rows, over which the likeness fades.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    width = round(3 * reach)
+    noise = torch.randn(count + 2 * width, table.shape[1], generator=generator)
+    bell = torch.exp(-0.5 * (torch.arange(-width, width + 1) / reach) ** 2)
+    smooth = (noise.unfold(0, 2 * width + 1, 1) * bell).sum(-1)
+    smooth = smooth / smooth.norm(dim=1, keepdim=True)
+    own = torch.randn(count, table.shape[1], generator=generator) * table.shape[1] ** -0.5
+    rows = smooth + 0.3 * own
+    table[first : first + count] = rows / rows.norm(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def pattern_rows(table: Tensor, first: int, patterns: Tensor, seed: int) -> None:
+    """Draw rows of an embedding table anew so that they resemble each other as patterns do.
+
+    Args:
+        table: [V W], rows of length one; changed in place.
+        first: the first of the rows, one a pattern.
+        patterns: [K D], for instance a code book.
+        seed: of the directions that the patterns' components get.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    centred = patterns - patterns.mean(0)
+    spread = centred @ torch.randn(patterns.shape[1], table.shape[1], generator=generator)
+    spread = spread / spread.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    own = torch.randn(spread.shape, generator=generator) * table.shape[1] ** -0.5
+    rows = spread + 0.5 * own
+    table[first : first + len(patterns)] = rows / rows.norm(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def wave_positions(model: SiglipVision, size: float = 0.3) -> None:
+    """Start a tower's positions as waves across the picture: near patches have near positions.
+
+    Args:
+        model: a tower of a square grid.
+        size: of a wave, in the units of a patch's embedding.
+    """
+    grid = math.isqrt(model.config.num_tokens)
+    width = model.position.shape[1]
+    line = torch.linspace(0.0, 1.0, grid)
+    down, across = (axis.flatten() for axis in torch.meshgrid(line, line, indexing="ij"))
+    waves: list[Tensor] = []
+    for index in range(-(-width // 2)):
+        angle = 2.39996 * (index % 64)  # the golden angle spreads directions evenly
+        speed = math.pi * 2.0 ** (0.5 * (index % 8))
+        phase = speed * (across * math.cos(angle) + down * math.sin(angle))
+        waves += [phase.sin(), phase.cos()]
+    model.position.copy_(size * torch.stack(waves[:width], -1))

@@ -132,7 +132,7 @@ def train(run: Run, objective: Objective[Any], workdir: Path, *, quiet: bool = F
     """
     workdir.mkdir(parents=True, exist_ok=True)
     model = objective.model
-    optimiser = Adam(model, run.adam, run.schedule)
+    optimiser = Adam(model, run.adam, run.schedule, threads=run.parts)
     start = restore_state(workdir, model, optimiser, fingerprint=run.fingerprint())
     start = start or Resumed(step=0, seconds=0.0)
     steps = run.schedule.steps

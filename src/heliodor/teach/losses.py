@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Nearness:
+    """Ids in order, such as ``<loc0000>`` to ``<loc1023>``: near the right one is nearly right.
+
+    Attributes:
+        first: the first id.
+        count: how many.
+        spread: standard deviation, in ids, of the target around the right one; above 0.
+    """
+
+    first: int
+    count: int
+    spread: float
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy against a bell around each target, cut off at twice ``spread``.
+
+        Args:
+            logits: float32 [S V].
+            targets: int64 [S], all of them among the ids.
+
+        Returns:
+            float32 [S].
+        """
+        reach = max(1, round(2 * self.spread))
+        offsets = torch.arange(-reach, reach + 1, device=logits.device)
+        near = targets[:, None] + offsets
+        inside = (near >= self.first) & (near < self.first + self.count)
+        weight = torch.exp(-0.5 * (offsets / self.spread) ** 2) * inside
+        weight = weight / weight.sum(-1, keepdim=True)
+        log_chance = logits.gather(-1, near.clamp(self.first, self.first + self.count - 1))
+        return logits.logsumexp(-1) - (weight * log_chance).sum(-1)
 
 
 def suffix_weights(length: Tensor, prefix: Tensor, positions: int) -> Tensor:
@@ -24,7 +60,9 @@ def suffix_weights(length: Tensor, prefix: Tensor, positions: int) -> Tensor:
     return (place >= prefix[:, None] - 1) & (place < length[:, None] - 1)
 
 
-def row_losses(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+def row_losses(
+    logits: Tensor, targets: Tensor, weights: Tensor, near: Nearness | None = None
+) -> Tensor:
     """Mean cross entropy of each row over its supervised tokens.
 
     The mean of these over a batch is big_vision's loss (``trainers/proj/paligemma/train.py``): a
@@ -34,11 +72,15 @@ def row_losses(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         logits: float32 [S V], of the supervised positions only, row after row.
         targets: int64 [S].
         weights: bool [R T], where those positions are.
+        near: ids whose neighbours share the target; None as in the reference.
 
     Returns:
         float32 [R]; a row without supervised tokens has loss 0.
     """
     each = F.cross_entropy(logits, targets, reduction="none")
+    if near is not None:
+        placed = ((targets >= near.first) & (targets < near.first + near.count)).nonzero()[:, 0]
+        each = each.index_copy(0, placed, near.losses(logits[placed], targets[placed]))
     row = weights.nonzero()[:, 0]
     total = torch.zeros(weights.shape[0], dtype=each.dtype, device=each.device)
     total = total.index_add(0, row, each)
@@ -57,3 +99,17 @@ def sigmoid_loss(logits: Tensor, same: Tensor) -> Tensor:
     """
     sign = same.to(logits.dtype) * 2 - 1
     return -F.logsigmoid(sign * logits).sum(-1).mean()
+
+
+def binary_loss(logits: Tensor, share: Tensor) -> Tensor:
+    """SigLIP's loss with shares instead of yes and no: a patch is half covered by a thing.
+
+    Args:
+        logits: float32 [... C].
+        share: float32 [... C] in 0..1.
+
+    Returns:
+        Mean over everything before the last axis of the sum over texts.
+    """
+    each = F.binary_cross_entropy_with_logits(logits, share, reduction="none")
+    return each.sum(-1).mean()

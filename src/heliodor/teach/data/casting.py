@@ -13,9 +13,11 @@ from heliodor.teach.data.looks import Look
 from heliodor.teach.data.palette import COLOURS, NamedColour
 from heliodor.teach.data.splits import Split
 
-__all__ = ["available", "choose_concepts", "choose_looks"]
+__all__ = ["MOST", "available", "choose_concepts", "choose_looks"]
 
 _NUMBERS = (0.22, 0.26, 0.22, 0.16, 0.14)  # how often one, two, ... five things
+MOST = len(_NUMBERS)
+"""Things in a scene at most."""
 _TINTED = 0.35
 
 
@@ -29,10 +31,11 @@ def available(styles: tuple[str, ...]) -> tuple[Concept, ...]:
 
 
 def choose_concepts(
-    rng: np.random.Generator, split: Split, pool: tuple[Concept, ...]
+    rng: np.random.Generator, split: Split, pool: tuple[Concept, ...], most: int = MOST
 ) -> list[Concept]:
-    """What is in the scene, repeats included, in random order."""
-    number = 1 + int(rng.choice(5, p=_NUMBERS))
+    """What is in the scene, at most so many things, repeats included, in random order."""
+    shares = np.array(_NUMBERS[:most])
+    number = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
     chosen: list[Concept] = []
     if split is Split.PAIRS:
         number = max(number, 2)

@@ -40,10 +40,14 @@ class Batch:
     Attributes:
         pixels: uint8 [B H W 3].
         groups: rows by rising length.
+        cover: uint8 [K N KINDS+EDGES], what lies in the patches of K of the pictures.
+        covered: int64 [K], which pictures those are.
     """
 
     pixels: Tensor
     groups: tuple[Rows, ...]
+    cover: Tensor
+    covered: Tensor
 
 
 def collate(
@@ -80,7 +84,14 @@ def collate(
         _pad(rows[start : start + group], tokenizer.pad) for start in range(0, len(rows), group)
     ]
     pixels = np.stack([example.image for example in examples])
-    return Batch(pixels=torch.as_tensor(pixels), groups=tuple(groups))
+    covers = {i: example.cover for i, example in enumerate(examples) if example.cover is not None}
+    cover = torch.as_tensor(np.stack(list(covers.values()))) if covers else torch.zeros(0, 0, 0)
+    return Batch(
+        pixels=torch.as_tensor(pixels),
+        groups=tuple(groups),
+        cover=cover,
+        covered=torch.tensor(list(covers), dtype=torch.long),
+    )
 
 
 def divide(batch: Batch, parts: int) -> list[tuple[float, Batch]]:
@@ -105,7 +116,14 @@ def divide(batch: Batch, parts: int) -> list[tuple[float, Batch]]:
         groups = [cut for rows in batch.groups if (cut := _select(rows, chosen)) is not None]
         if groups:
             share = sum(len(rows.tasks) for rows in groups) / total
-            found.append((share, Batch(pixels=batch.pixels[chosen], groups=tuple(groups))))
+            known = torch.isin(batch.covered, chosen)
+            cut = Batch(
+                pixels=batch.pixels[chosen],
+                groups=tuple(groups),
+                cover=batch.cover[known],
+                covered=torch.searchsorted(chosen, batch.covered[known]),
+            )
+            found.append((share, cut))
     return found
 
 

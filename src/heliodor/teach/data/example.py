@@ -32,7 +32,9 @@ class Example:
     Attributes:
         image: uint8 [H W 3].
         turns: at least one.
+        cover: what lies in each patch, uint8 [N KINDS+EDGES]; None if it is not known.
     """
 
     image: NDArray[np.uint8]
     turns: tuple[Turn, ...]
+    cover: NDArray[np.uint8] | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from heliodor.errors import InputError
 from heliodor.see.prompt import read
@@ -43,6 +43,8 @@ class Reading:
         image: uint8 [H W 3].
         text: the words in reading order, joined by one space.
         ink: uint8 [H W], how far each pixel is covered by letters, before softening and grain.
+        glyphs: uint8 [H W], one more than the place in `text` of the letter at each pixel; 0 is no
+            letter.
         font_size: pixels to the em.
         face: the type face.
         lines: the text as it was wrapped.
@@ -51,6 +53,7 @@ class Reading:
     image: np.ndarray
     text: str
     ink: np.ndarray
+    glyphs: np.ndarray
     font_size: int
     face: Face
     lines: tuple[str, ...]
@@ -61,6 +64,7 @@ class _Block:
     """Lines of text set in one face; the masks share a size, and `ink` has a clear border."""
 
     ink: Image.Image
+    glyphs: Image.Image
     plate: Image.Image | None
     rim: Image.Image | None
 
@@ -127,12 +131,13 @@ def draw_reading(
         if font_size < MIN_FONT_SIZE:
             font_size, angle, plated = largest, 0.0, False  # which is known to fit
     surroundings = surface(rng, size, size)
-    image, ink = _place(rng, turned, surroundings.pixels, surroundings.tones)
+    image, ink, glyphs = _place(rng, turned, surroundings.pixels, surroundings.tones)
     image = wear(rng, image, font_size=font_size)
     return Reading(
         image=np.array(image),
         text=" ".join(lines),
         ink=np.asarray(ink),
+        glyphs=np.asarray(glyphs),
         font_size=font_size,
         face=face,
         lines=lines,
@@ -231,19 +236,38 @@ def _set(rng: Rng, lines: tuple[str, ...], face: Face, font_size: int, *, plated
     gap = _PAD + (font_size // 3 if plated else 0)
     foot = font_size if plated and rng.random() < 0.3 else 0
     canvas = (width + 2 * gap, ceil(bottom - top) + 2 * gap + foot)
-    ink = Image.new("L", canvas)
+    ink, glyphs = Image.new("L", canvas), Image.new("L", canvas)
     draw = ImageDraw.Draw(ink)
     align = pick(rng, (0.0, 0.5, 0.5, 1.0))
+    place = 1
     for row, (line, box) in enumerate(zip(lines, boxes, strict=True)):
         slack = width - (box[2] - left)
         start = gap - left + round(align * slack)
-        draw.text((start, gap - top + pitch * row), line, 255, typeface, anchor="ls")
+        corner = (start, gap - top + pitch * row)
+        draw.text(corner, line, 255, typeface, anchor="ls")
+        _number(glyphs, corner, line, typeface, place)
+        place += len(line) + 1
     if not plated:
-        return _Block(ink=ink, plate=None, rim=None)
+        return _Block(ink=ink, glyphs=glyphs, plate=None, rim=None)
     plate, rim = _plate(rng, canvas, font_size)
     if foot:
         _arrow(rng, rim, middle=canvas[1] - gap - foot // 2 + 1, height=foot * 2 // 3)
-    return _Block(ink=ink, plate=plate, rim=rim)
+    return _Block(ink=ink, glyphs=glyphs, plate=plate, rim=rim)
+
+
+def _number(
+    mask: Image.Image,
+    corner: tuple[int, int],
+    line: str,
+    typeface: ImageFont.FreeTypeFont,
+    first: int,
+) -> None:
+    """Paints each letter of a line in its number, counted from `first`; no number is above 255."""
+    draw = ImageDraw.Draw(mask)
+    draw.fontmode = "1"
+    for index, letter in enumerate(line):
+        x = corner[0] + typeface.getlength(line[:index])
+        draw.text((x, corner[1]), letter, min(255, first + index), typeface, anchor="ls")
 
 
 def _plate(rng: Rng, canvas: tuple[int, int], font_size: int) -> tuple[Image.Image, Image.Image]:
@@ -277,6 +301,7 @@ def _turn(block: _Block, angle: float) -> _Block:
 
     return _Block(
         ink=turn(block.ink),
+        glyphs=block.glyphs.rotate(angle, Image.Resampling.NEAREST, expand=True),
         plate=None if block.plate is None else turn(block.plate),
         rim=None if block.rim is None else turn(block.rim),
     )
@@ -284,8 +309,8 @@ def _turn(block: _Block, angle: float) -> _Block:
 
 def _place(
     rng: Rng, block: _Block, pixels: np.ndarray, tones: tuple[Colour, ...]
-) -> tuple[Image.Image, Image.Image]:
-    """Paints the block somewhere on `pixels` [H W 3]: the picture, and the ink mask [H W]."""
+) -> tuple[Image.Image, Image.Image, Image.Image]:
+    """Paints the block somewhere on `pixels` [H W 3]: the picture, ink and numbers [H W]."""
     image = Image.fromarray(pixels)
     width, height = block.ink.size
     corner = (
@@ -302,4 +327,6 @@ def _place(
     image.paste(colour, corner, block.ink)
     ink = Image.new("L", image.size)
     ink.paste(block.ink, corner)
-    return image, ink
+    glyphs = Image.new("L", image.size)
+    glyphs.paste(block.glyphs, corner)
+    return image, ink, glyphs

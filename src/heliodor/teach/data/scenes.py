@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from heliodor.teach.data.artwork import TRAIN_STYLES
 from heliodor.teach.data.backgrounds import background
-from heliodor.teach.data.casting import available, choose_concepts, choose_looks
+from heliodor.teach.data.casting import MOST, available, choose_concepts, choose_looks
 from heliodor.teach.data.concepts import Concept
 from heliodor.teach.data.layout import Drawn, arrange
 from heliodor.teach.data.splits import Split
@@ -80,6 +80,7 @@ def render_scene(
     split: Split = Split.TRAIN,
     styles: tuple[str, ...] = TRAIN_STYLES,
     strength: float = 1.0,
+    most: int = MOST,
 ) -> Scene:
     """Draw a scene of one to five things.
 
@@ -89,11 +90,12 @@ def render_scene(
         split: Which pairs of concepts may meet.
         styles: Artwork to draw from.
         strength: How much looks vary, above 0; 1.0 is what evaluations draw.
+        most: Things at most, 1..5.
 
     Raises:
         DataError: ``styles`` is empty or unknown.
     """
-    concepts = choose_concepts(rng, split, available(styles))
+    concepts = choose_concepts(rng, split, available(styles), most)
     ground, ground_colour = background(rng, size)
     low, high = (math.log(side * size / 224) for side in _SIDES[len(concepts) - 1])
     looks = [

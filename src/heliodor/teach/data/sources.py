@@ -13,10 +13,12 @@ from heliodor.errors import DataError
 from heliodor.models.maskcodec import MaskCodec
 from heliodor.see.masks import encode_masks
 from heliodor.teach.data.artwork import TRAIN_STYLES
+from heliodor.teach.data.casting import MOST
+from heliodor.teach.data.coverage import cover_letters, cover_things
 from heliodor.teach.data.documents import document_example
 from heliodor.teach.data.example import Example, Turn
 from heliodor.teach.data.questions import Question, TaskMix, complete_segment, sample_questions
-from heliodor.teach.data.reading import PROMPT, read_example
+from heliodor.teach.data.reading import PROMPT, draw_reading
 from heliodor.teach.data.scenes import Scene, render_scene, render_single
 
 
@@ -32,6 +34,8 @@ class SceneSource:
         styles: artwork to draw from.
         close: share of pictures that show one thing close up.
         strength: how much the looks of things vary: near 0 as drawn, 1 as evaluations draw them.
+        patch: side in pixels of the patches whose cover is told; 0 for none.
+        most: things in a scene at most.
     """
 
     size: int
@@ -41,6 +45,8 @@ class SceneSource:
     styles: tuple[str, ...] = TRAIN_STYLES
     close: float = 0.0
     strength: float = 1.0
+    patch: int = 0
+    most: int = MOST
 
     def __post_init__(self) -> None:
         """Refuse to draw masks that nothing can write."""
@@ -52,9 +58,15 @@ class SceneSource:
         if rng.random() < self.close:
             scene = render_single(rng, size=self.size, styles=self.styles, strength=self.strength)
         else:
-            scene = render_scene(rng, size=self.size, styles=self.styles, strength=self.strength)
+            scene = render_scene(
+                rng, size=self.size, styles=self.styles, strength=self.strength, most=self.most
+            )
         asked = sample_questions(rng, scene, self.turns, self.mix)
-        return Example(image=scene.image, turns=tuple(self._turn(scene, q) for q in asked))
+        return Example(
+            image=scene.image,
+            turns=tuple(self._turn(scene, q) for q in asked),
+            cover=cover_things(scene, self.patch) if self.patch else None,
+        )
 
     def _turn(self, scene: Scene, question: Question) -> Turn:
         if question.task == "segment" and self.codec is not None:
@@ -70,18 +82,24 @@ class ReadingSource:
         size: side of the picture in pixels.
         max_words: most words of a line.
         max_characters: most characters of a line; None for what the size allows.
+        patch: side in pixels of the patches whose cover is told; 0 for none.
     """
 
     size: int
     max_words: int = 5
     max_characters: int | None = None
+    patch: int = 0
 
     def __call__(self, rng: np.random.Generator) -> Example:
         """Draw one line."""
-        image, text = read_example(
+        reading = draw_reading(
             rng, size=self.size, max_words=self.max_words, max_characters=self.max_characters
         )
-        return Example(image=image, turns=(Turn(task="read", prompt=PROMPT, suffix=text),))
+        return Example(
+            image=reading.image,
+            turns=(Turn(task="read", prompt=PROMPT, suffix=reading.text),),
+            cover=cover_letters(reading, self.patch) if self.patch else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

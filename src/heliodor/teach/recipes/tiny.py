@@ -10,17 +10,20 @@ import numpy as np
 from torch import Tensor
 
 from heliodor.checkpoints import transformers as transformers_layout
+from heliodor.checkpoints.maskcodec import read_mask_codec
 from heliodor.checkpoints.positions import resize_positions
 from heliodor.errors import TrainingError
 from heliodor.image import ImageProcessor
-from heliodor.models.paligemma import PaliGemma
-from heliodor.models.presets import tiny
+from heliodor.models.presets import TINY_VISION, tiny
 from heliodor.teach.answering import AnswerObjective, Source
+from heliodor.teach.data.casting import MOST
 from heliodor.teach.data.language import LANGUAGES
 from heliodor.teach.data.questions import TaskMix
 from heliodor.teach.data.sources import DocumentSource, ReadingSource, SceneSource
-from heliodor.teach.init import initialise
+from heliodor.teach.grounding import GroundedPaliGemma, quieten
+from heliodor.teach.init import initialise, order_rows, pattern_rows, wave_positions
 from heliodor.teach.loop import Run, train
+from heliodor.teach.losses import Nearness
 from heliodor.teach.optim import AdamConfig, Schedule
 from heliodor.teach.recipes.settings import at_least_one, override
 from heliodor.teach.recipes.siglip import start_fresh
@@ -30,6 +33,8 @@ from heliodor.zoo import MASK_CODEC, TOKENIZER
 
 _SHARES = {"mid": (0.7, 0.2, 0.1), "high": (0.5, 0.25, 0.25), "mix": (0.5, 0.25, 0.25)}
 _SHOWN = 0x5EE  # seeds of the examples shown while a run lasts, which no batch draws
+PLACES = 1024  # of a coordinate
+PATCH = TINY_VISION.patch_size
 EMBEDDINGS = 3776  # 3,713 ids, rounded up to a multiple of 64 as transformers does
 
 
@@ -46,10 +51,16 @@ class TinySettings:
         turns: questions about each scene.
         steps: optimiser steps in all.
         rate: full learning rate, reached after ``warmup`` steps; a cosine ends at ``floor`` of it.
+        muon: full learning rate of the matrices within blocks, which Muon moves; 0 for Adam.
+        tower: share of both rates for the image tower.
         decay: weight decay of the image tower and the projector.
         seed: of everything drawn.
         strength: how much the looks of things vary: near 0 as drawn, 1 as evaluations draw them.
         close: share of the scenes' pictures that show one thing close up.
+        most: things in a scene at most: small pictures have no room for small things.
+        grounding: weight of what lies in the patches beside the answers.
+        spread: how far a place may be from the right one and still be told near it, in 1/1024 of
+            the side; 0 for not at all.
         sample_every: steps between sample predictions; 0 for none.
         parts: threads that share each batch, see :class:`~heliodor.teach.loop.Run`.
     """
@@ -61,12 +72,17 @@ class TinySettings:
     turns: int
     steps: int
     rate: float
+    muon: float = 0.01
+    tower: float = 1.0
     warmup: int = 40
     floor: float = 0.05
     decay: float = 0.0
     seed: int = 11
     strength: float = 1.0
     close: float = 0.0
+    most: int = MOST
+    grounding: float = 0.2
+    spread: float = 6.0
     sample_every: int = 200
     parts: int = 1
 
@@ -119,24 +135,33 @@ class TinyStage:
         """Train in ``workdir``; ``workdir/model`` is the result, in transformers layout."""
         settings = override(self.settings, overrides)
         start_fresh(workdir, resume=resume)
-        run, objective = stage(settings)
+        run, model, objective = stage(settings)
         if train(run, objective, workdir).step == settings.steps:
-            export(objective, workdir / "model")
+            export(model, objective.tokenizer, workdir / "model")
 
 
-def export(objective: AnswerObjective, folder: Path) -> None:
+def export(model: GroundedPaliGemma, tokenizer: Tokenizer, folder: Path) -> None:
     """Write what was learnt as a folder in transformers layout, in float16."""
-    processor = ImageProcessor(size=objective.model.config.vision.image_size)
-    transformers_layout.save(
-        objective.model, objective.tokenizer, processor, folder, dtype="float16"
-    )
+    processor = ImageProcessor(size=model.config.vision.image_size)
+    transformers_layout.save(model.plain(), tokenizer, processor, folder, dtype="float16")
 
 
-def stage(settings: TinySettings) -> tuple[Run, AnswerObjective]:
-    """How long, on what, and the model it starts from."""
+def fresh(size: int, seed: int, tokenizer: Tokenizer) -> GroundedPaliGemma:
+    """The model before it has learned anything."""
+    model = GroundedPaliGemma(tiny(EMBEDDINGS, tokenizer.vocab_size - 1, size))
+    initialise(model, seed)
+    wave_positions(model.vision)
+    quieten(model.covers)
+    table = model.language.embedding.weight
+    order_rows(table, tokenizer.loc_start, PLACES, seed)
+    pattern_rows(table, tokenizer.seg_start, read_mask_codec(MASK_CODEC).codebook, seed)
+    return model
+
+
+def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjective]:
+    """How long, the model it starts from, and on what."""
     tokenizer = Tokenizer.from_file(TOKENIZER)
-    model = PaliGemma(tiny(EMBEDDINGS, tokenizer.vocab_size - 1, settings.size))
-    initialise(model, settings.seed)
+    model = fresh(settings.size, settings.seed, tokenizer)
     if settings.start:
         take_over(model, read_start(Path(settings.start)))
     drawn = mixture(settings)
@@ -152,10 +177,20 @@ def stage(settings: TinySettings) -> tuple[Run, AnswerObjective]:
         images=settings.images,
         seed=settings.seed,
         shown=shown,
+        grounding=settings.grounding,
+        near=Nearness(first=tokenizer.loc_start, count=PLACES, spread=settings.spread)
+        if settings.spread
+        else None,
     )
     run = Run(
         name=f"tiny {settings.stage}",
-        adam=AdamConfig(rate=settings.rate, decay=settings.decay, beta2=0.98),
+        adam=AdamConfig(
+            rate=settings.rate,
+            decay=settings.decay,
+            beta2=0.98,
+            muon=settings.muon,
+            tower=settings.tower,
+        ),
         schedule=Schedule(steps=settings.steps, warmup=settings.warmup, floor=settings.floor),
         data=f"{settings.images} pictures of {settings.size} pixels a step, "
         f"{settings.turns} questions each, strength {settings.strength}, close {settings.close}, "
@@ -163,7 +198,7 @@ def stage(settings: TinySettings) -> tuple[Run, AnswerObjective]:
         sample_every=settings.sample_every,
         parts=settings.parts,
     )
-    return run, objective
+    return run, model, objective
 
 
 def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
@@ -182,7 +217,7 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
         return ((1.0, _scenes(settings, naming, close=1.0)),)
     if settings.stage == "low":
         asks = TaskMix(tasks={"caption": 0.25, "ask": 0.25, "detect": 0.3, "segment": 0.2})
-        return ((0.9, _scenes(settings, asks)), (0.1, ReadingSource(size=size)))
+        return ((0.9, _scenes(settings, asks)), (0.1, ReadingSource(size=size, patch=PATCH)))
     if settings.stage not in _SHARES:
         raise TrainingError(
             f"no stage '{settings.stage}'; there are close, low, {', '.join(_SHARES)}"
@@ -191,7 +226,7 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
     asks = TaskMix(tasks={"caption": 0.2, "ask": 0.35, "detect": 0.25, "segment": 0.2})
     return (
         (scenes, _scenes(settings, asks)),
-        (reading, ReadingSource(size=size)),
+        (reading, ReadingSource(size=size, patch=PATCH)),
         (documents, DocumentSource(size=size, turns=turns)),
     )
 
@@ -204,6 +239,8 @@ def _scenes(settings: TinySettings, mix: TaskMix, close: float | None = None) ->
         codec=MASK_CODEC,
         close=settings.close if close is None else close,
         strength=settings.strength,
+        patch=PATCH,
+        most=settings.most,
     )
 
 
@@ -214,7 +251,7 @@ def read_start(place: Path) -> Mapping[str, Tensor]:
     return newest_model(place)
 
 
-def take_over(model: PaliGemma, found: Mapping[str, Tensor]) -> None:
+def take_over(model: GroundedPaliGemma, found: Mapping[str, Tensor]) -> None:
     """Give a fresh model whatever an earlier stage learned.
 
     A SigLIP pair gives its image tower, a PaliGemma gives everything; positions are resized to

@@ -1,0 +1,77 @@
+"""What lies in each patch of a picture: things, the colours they are painted in, letters.
+
+N patches, row by row from the top left; KINDS columns: concepts by their id, then colours, then the
+printable characters of ASCII. Four more columns hold the edges of the thing that fills most of the
+patch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heliodor.teach.data.concepts import load_concepts
+from heliodor.teach.data.palette import COLOURS
+from heliodor.teach.data.reading import Reading
+from heliodor.teach.data.scenes import Scene
+
+__all__ = ["EDGES", "KINDS", "THINGS", "cover_letters", "cover_things"]
+
+THINGS = len(load_concepts())
+"""The first columns."""
+_COLUMNS = {colour.name: THINGS + index for index, colour in enumerate(COLOURS)}
+_LETTERS = THINGS + len(COLOURS)
+_FIRST, _LAST = "!", "~"
+KINDS = _LETTERS + ord(_LAST) - ord(_FIRST) + 1
+"""How many kinds there are."""
+EDGES = 4
+"""Columns behind the kinds: x0, y0, x1, y1 in 1/255 of the side."""
+
+
+def cover_things(scene: Scene, patch: int) -> NDArray[np.uint8]:
+    """Which share of each patch each thing covers, and each colour that things are painted in.
+
+    Args:
+        scene: of a size that patches fill.
+        patch: side of a patch in pixels.
+
+    Returns:
+        uint8 [N KINDS+EDGES], shares of 255; above 0 wherever anything is seen.
+    """
+    grid = scene.size // patch
+    found = np.zeros((grid * grid, KINDS + EDGES), np.float32)
+    most = np.zeros(grid * grid, np.float32)
+    for thing in scene.things:
+        share = thing.mask.reshape(grid, patch, grid, patch).mean((1, 3), dtype=np.float32).ravel()
+        found[share > most, KINDS:] = np.divide(thing.box, scene.size)
+        most = np.maximum(most, share)
+        found[:, thing.concept.id] += share
+        if thing.colour is not None:
+            found[:, _COLUMNS[thing.colour]] += share
+    return np.ceil(found * 255).clip(0, 255).astype(np.uint8)
+
+
+def cover_letters(reading: Reading, patch: int) -> NDArray[np.uint8]:
+    """Which share of a letter lies in each patch, the largest where a letter is there twice.
+
+    Args:
+        reading: of a size that patches fill.
+        patch: side of a patch in pixels.
+
+    Returns:
+        uint8 [N KINDS+EDGES], shares of 255; characters outside ASCII are left out, edges are 0.
+    """
+    side = reading.glyphs.shape[0]
+    grid = side // patch
+    rows, columns = np.nonzero(reading.glyphs)
+    numbers = reading.glyphs[rows, columns].astype(np.int64) - 1
+    place = (rows // patch) * grid + columns // patch
+    counts = np.bincount(place * 256 + numbers, minlength=grid * grid * 256)
+    counts = counts.reshape(grid * grid, 256).astype(np.float32)
+    share = counts / np.maximum(1.0, counts.sum(0))
+    found = np.zeros((grid * grid, KINDS + EDGES), np.float32)
+    for number, letter in enumerate(reading.text[:255]):
+        if _FIRST <= letter <= _LAST:
+            column = _LETTERS + ord(letter) - ord(_FIRST)
+            found[:, column] = np.maximum(found[:, column], share[:, number])
+    return np.round(found * 255).astype(np.uint8)
