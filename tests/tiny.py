@@ -39,6 +39,16 @@ LANGUAGE = GemmaConfig(
     rope_base=700.0,
     context=512,
 )
+LANGUAGE2 = replace(
+    LANGUAGE,
+    sandwich=True,
+    query_scale=9.0**-0.5,
+    attention_cap=1.5,
+    final_cap=1.0,
+    window=4,
+)
+"""Gemma 2: four heads of twelve channels are wider than the model, both caps bite, and the window
+is shorter than any prompt with a picture."""
 TEXT = SiglipTextConfig(vocab_size=40, length=7, width=24, depth=2, num_heads=4, mlp_width=36)
 
 

@@ -84,6 +84,8 @@ def _attend_in_products(
     """
     batch, heads, length, head_dim = q.shape
     groups, slots = k.shape[1], k.shape[2]
+    if cap is not None and q.dtype == torch.float16:  # sums of these products may leave its range
+        q, k = q.float(), k.float()
     rows = q.reshape(batch * groups, -1, head_dim)
     scores = torch.bmm(rows, k.reshape(batch * groups, slots, head_dim).transpose(1, 2))
     scores = scores.view(batch, heads, length, slots)
@@ -97,7 +99,7 @@ def _attend_in_products(
 
 
 def _capped(scores: Tensor, scale: float, cap: float) -> Tensor:
-    """In float32; a float16 product that has become infinite is at its cap all the same."""
+    """``cap tanh(scale scores / cap)`` in float32."""
     return torch.tanh(scores.float() * (scale / cap)) * cap
 
 

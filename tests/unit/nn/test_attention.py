@@ -48,6 +48,67 @@ def test_it_equals_the_formula(heads: int, groups: int, kind: str, *, fused: boo
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
 
 
+# Scores reach about 5: the first cap bends them, the second holds nearly all of them.
+@pytest.mark.parametrize("cap", [None, 3.0, 0.5])
+@pytest.mark.parametrize("scale", [None, 0.7])
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("grad", [True, False])
+def test_scale_and_cap_are_those_of_the_formula(
+    kind: str, scale: float | None, cap: float | None, *, grad: bool
+) -> None:
+    q, k, v = tensors(6, 2)
+    mask = make_mask(kind)
+    with torch.set_grad_enabled(grad):
+        found = attend(q, k, v, mask, scale=scale, cap=cap)
+    arrays = q.numpy(), k.numpy(), v.numpy(), None if mask is None else mask.numpy()
+    expected = reference(*arrays, scale=scale, cap=cap)
+    # scores under a cap pass through float32, the others stay in float64
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12 if cap is None else 2e-6)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("room", [1, 70, 200])
+def test_a_long_prompt_is_taken_in_pieces_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch, kind: str, room: int
+) -> None:
+    q, k, v = tensors(4, 2)  # 40 scores of a query position over all rows and heads
+    mask = make_mask(kind)
+    with torch.no_grad():
+        whole = attend(q, k, v, mask, cap=2.0)
+        seen: list[int] = []
+        products = attention._attend_in_products
+
+        def counted(q: Tensor, *rest: object) -> Tensor:
+            seen.append(q.shape[2])
+            return products(q, *rest)  # pyright: ignore[reportArgumentType]
+
+        monkeypatch.setattr(attention, "_SCORES", room)
+        monkeypatch.setattr(attention, "_attend_in_products", counted)
+        torch.testing.assert_close(attend(q, k, v, mask, cap=2.0), whole, rtol=0, atol=1e-12)
+    assert seen == {1: [1] * 5, 70: [1] * 5, 200: [3, 2]}[room]
+
+
+def test_capped_scores_beyond_float16_are_at_their_cap() -> None:
+    """Products near 400,000 are infinite in float16."""
+    q, k, v = (x.half() for x in tensors(4, 2))
+    q, k = q * 300, k * 300
+    with torch.no_grad():
+        scores = q[:, :1] @ k[:, :1].transpose(2, 3)
+        assert not bool(scores.isfinite().all()), "the plain product was to overflow"
+        found = attend(q, k, v, None, scale=1 / 16, cap=50.0)
+    arrays = (x.double().numpy() for x in (q, k, v))
+    expected = reference(*arrays, None, scale=1 / 16, cap=50.0)
+    np.testing.assert_allclose(found.double().numpy(), expected, rtol=0, atol=4e-3)
+
+
+def test_a_query_that_sees_nothing_spoils_nothing() -> None:
+    q, k, v = tensors(4, 2)
+    mask = torch.ones(2, 1, 5, 7, dtype=torch.bool)
+    mask[1, 0, 3] = False
+    with torch.no_grad():
+        assert bool(attend(q, k, v, mask, cap=2.0).isfinite().all())
+
+
 def gradients(heads: int, groups: int, mask: Tensor | None) -> list[Tensor]:
     leaves = q, k, v = [x.requires_grad_() for x in tensors(heads, groups)]
     out = attend(q, k, v, mask)
@@ -78,6 +139,20 @@ def test_gradients_are_those_of_finite_differences(kind: str) -> None:
     if mask is not None:
         mask = mask[:1, :, :4, :4]
     assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, mask), (q, k, v))
+
+
+def test_gradients_pass_through_the_cap() -> None:
+    leaves = q, k, v = [x.requires_grad_() for x in tensors(4, 2)]
+    out = attend(q, k, v, make_mask("rows"), scale=0.7, cap=1.5)
+    found = torch.autograd.grad(out.sum(), leaves)
+    wide = [x.repeat_interleave(4 // x.shape[1], dim=1) for x in leaves]
+    scores = 1.5 * torch.tanh(0.7 * wide[0] @ wide[1].transpose(2, 3) / 1.5)
+    mask = make_mask("rows")
+    assert mask is not None
+    out = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ wide[2]
+    for one, other in zip(found, torch.autograd.grad(out.sum(), leaves), strict=True):
+        assert float(one.abs().max()) > 0.01
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 def test_a_hidden_key_has_no_influence() -> None:

@@ -55,6 +55,15 @@ def test_positions_count_valid_slots_alone() -> None:
     assert cache.positions.tolist() == [5, 3]
 
 
+def test_every_slot_knows_the_position_of_what_it_holds() -> None:
+    cache = prefilled([[True, False, True], [False, False, True], [True, True, True]])
+    step(cache)
+    places = cache.places
+    assert places[cache.valid].tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3]
+    assert places.shape == (3, 4)
+    assert cache.select(torch.tensor([1])).places[0, 2:].tolist() == [0, 1]
+
+
 def test_new_slots_are_valid_in_every_row() -> None:
     cache = prefilled(RAGGED)
     step(cache)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.reference.mask import from_mask_ar
 
-from heliodor.nn.mask import padding, prefix_lm
+from heliodor.nn.mask import near, padding, prefix_lm
 
 
 def drawn(mask: torch.Tensor) -> list[str]:
@@ -25,6 +25,33 @@ def test_without_a_prefix_it_is_causal_and_with_nothing_else_it_is_full() -> Non
     mask = prefix_lm(torch.tensor([0, 4]), 4)
     assert drawn(mask[0, 0]) == ["x...", "xx..", "xxx.", "xxxx"]
     assert drawn(mask[1, 0]) == ["xxxx"] * 4
+
+
+def test_a_window_cuts_the_suffix_and_leaves_the_prefix_whole() -> None:
+    mask = prefix_lm(torch.tensor([3, 0]), 6, window=2)
+    assert drawn(mask[0, 0]) == ["xxx...", "xxx...", "xxx...", "..xx..", "...xx.", "....xx"]
+    assert drawn(mask[1, 0]) == ["x.....", "xx....", ".xx...", "..xx..", "...xx.", "....xx"]
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 12])
+def test_the_windowed_mask_is_that_of_transformers(window: int) -> None:
+    """Its rule: (k <= q and k > q - window) or both in the prefix (``masking_utils``)."""
+    prefix, length = [0, 2, 7, 11], 11
+    found = prefix_lm(torch.tensor(prefix), length, window)
+    for row, count in enumerate(prefix):
+        for query in range(length):
+            for key in range(length):
+                expected = query - window < key <= query or max(query, key) < count
+                assert bool(found[row, 0, query, key]) == expected
+    if window >= length:
+        assert torch.equal(found, prefix_lm(torch.tensor(prefix), length))
+
+
+def test_near_counts_positions_and_not_slots() -> None:
+    keys = torch.tensor([[0, 1, -1, -1, 2, 3], [0, 1, 2, 3, 4, 5]])
+    seen = near(torch.tensor([[3], [5]]), keys, 3)
+    assert seen.shape == (2, 1, 1, 6)
+    assert drawn(seen[:, 0, 0]) == [".x..xx", "...xxx"]
 
 
 @pytest.mark.parametrize("seed", range(5))
