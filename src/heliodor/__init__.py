@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from heliodor.generation import Beam, Greedy, Temperature, TopK, TopP
     from heliodor.see.answers import Answer, Box, Detections, Segment, Segments
     from heliodor.see.lm import LanguageModel, load_gemma
+    from heliodor.see.pair import Classification, ImageTextModel, LabelScore, load_siglip
     from heliodor.see.vlm import Generation, VisionLanguageModel, load
 
 __version__ = "0.1.0"
@@ -26,10 +27,13 @@ __all__ = [
     "Answer",
     "Beam",
     "Box",
+    "Classification",
     "Detections",
     "Generation",
     "Greedy",
     "HeliodorError",
+    "ImageTextModel",
+    "LabelScore",
     "LanguageModel",
     "Segment",
     "Segments",
@@ -41,16 +45,20 @@ __all__ = [
     "errors",
     "load",
     "load_gemma",
+    "load_siglip",
 ]
 
 _HOME = {
     "Answer": "heliodor.see.answers",
     "Beam": "heliodor.generation",
     "Box": "heliodor.see.answers",
+    "Classification": "heliodor.see.pair",
     "Detections": "heliodor.see.answers",
     "Generation": "heliodor.see.vlm",
     "Greedy": "heliodor.generation",
     "HeliodorError": "heliodor.errors",
+    "ImageTextModel": "heliodor.see.pair",
+    "LabelScore": "heliodor.see.pair",
     "LanguageModel": "heliodor.see.lm",
     "Segment": "heliodor.see.answers",
     "Segments": "heliodor.see.answers",
@@ -60,6 +68,7 @@ _HOME = {
     "VisionLanguageModel": "heliodor.see.vlm",
     "load": "heliodor.see.vlm",
     "load_gemma": "heliodor.see.lm",
+    "load_siglip": "heliodor.see.pair",
 }
 
 

@@ -1,0 +1,388 @@
+"""SigLIP as one calls it: how well do these words fit this picture?
+
+pair = heliodor.load_siglip("google/siglip-base-patch16-224")
+pair.classify("garden.png", ["a bee", "a tulip"]).best.label
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, overload
+
+import torch
+from torch import Tensor
+
+from heliodor import zoo
+from heliodor.checkpoints import open_checkpoint
+from heliodor.checkpoints.siglip import SiglipCheckpoint, check_fit, save_pair
+from heliodor.checkpoints.siglip_npz import SiglipNpzCheckpoint, save_pair_npz
+from heliodor.errors import ConfigError, InputError, PromptError
+from heliodor.image import ImageProcessor, ImageSource
+from heliodor.models.pair import SiglipPair, SiglipPairConfig
+from heliodor.see.inputs import check_device, check_list, check_texts
+from heliodor.text.fixed import Cleaning, FixedTokenizer
+
+__all__ = ["Classification", "ImageTextModel", "LabelScore", "load_siglip"]
+
+TEMPLATE = "This is a photo of {}."
+"""The sentence of the published zero-shot examples; SigLIP saw sentences, not single words."""
+
+PUBLISHED = (
+    "google/siglip-base-patch16-224 (also -256, -384, -512), google/siglip-large-patch16-256 and "
+    "-384, google/siglip-so400m-patch14-224 and -384"
+)
+TINY = Path(zoo.__file__).parent / "tiny-siglip"
+_BLANK = "{}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelScore:
+    """One label and how well it fits.
+
+    Attributes:
+        label: as it was given.
+        score: the sigmoid of the logit, 0..1: how probable it is that picture and text belong
+            together, whatever the other labels are. Scores do not sum to 1.
+        logit: scaled cosine plus bias.
+    """
+
+    label: str
+    score: float
+    logit: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"label", "score", "logit"}``."""
+        return {"label": self.label, "score": self.score, "logit": self.logit}
+
+
+class Classification(Sequence[LabelScore]):
+    """The labels of one picture, the best first; equals stay in the order given."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Iterable[LabelScore]) -> None:
+        self._items = tuple(sorted(items, key=lambda item: -item.logit))
+
+    @property
+    def best(self) -> LabelScore:
+        """The label that fits best; its score may still be low."""
+        return self._items[0]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> LabelScore: ...
+    @overload
+    def __getitem__(self, index: slice) -> Classification: ...
+    def __getitem__(self, index: int | slice) -> LabelScore | Classification:
+        if isinstance(index, slice):
+            return Classification(self._items[index])
+        return self._items[index]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Classification):
+            return NotImplemented
+        return self._items == other._items
+
+    def __hash__(self) -> int:
+        return hash(self._items)
+
+    def __repr__(self) -> str:
+        return f"Classification({list(self._items)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"labels": [...]}``, in JSON's own types."""
+        return {"labels": [item.to_dict() for item in self._items]}
+
+
+class PairCheckpoint(Protocol):
+    """What :func:`load_siglip` needs of a file format."""
+
+    def config(self) -> SiglipPairConfig:
+        """Shapes."""
+        ...
+
+    def load(
+        self, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> SiglipPair:
+        """The network."""
+        ...
+
+    def tokenizer(self, cleaning: Cleaning | None = None) -> FixedTokenizer:
+        """Words to ids."""
+        ...
+
+    def processor(self) -> ImageProcessor:
+        """Pictures to pixels."""
+        ...
+
+
+def load_siglip(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    tokenizer: str | Path | None = None,
+    cleaning: Cleaning | None = None,
+) -> ImageTextModel:
+    """Load a SigLIP pair.
+
+    Args:
+        source: a folder in transformers layout; one of big_vision's ``.npz`` files; or a hub id
+            such as ``google/siglip-so400m-patch14-384``.
+        revision: branch, tag or commit of a hub id.
+        dtype: in which the weights rest, ``"float32"``, ``"bfloat16"`` or ``"float16"``; by
+            default the file's own.
+        device: "cpu", "cuda", ...
+        tokenizer: SigLIP's SentencePiece model (``spiece.model``) or a ``tokenizer.json``, where
+            the source carries none, as npz files do.
+        cleaning: what is done to texts first; by default as the checkpoint's reference does it
+            (:class:`~heliodor.text.fixed.Cleaning`).
+
+    Raises:
+        CheckpointError: the files are missing, broken, or of another family.
+        HubError: the download failed.
+        InputError: a device that is not there, a model that does not ship, or a revision of what
+            is not on the hub.
+    """
+    check_device(device)
+    checkpoint = _open(source, revision)
+    if tokenizer is None:
+        words = checkpoint.tokenizer(cleaning)
+    else:
+        if cleaning is None and isinstance(checkpoint, SiglipNpzCheckpoint):
+            cleaning = checkpoint.cleaning
+        length = checkpoint.config().text.length
+        words = FixedTokenizer.from_file(tokenizer, length=length, cleaning=cleaning)
+    processor = checkpoint.processor()
+    check_fit(checkpoint.config(), words, processor)  # before the weights, which take longer
+    model = checkpoint.load(dtype=dtype, device=device)
+    return ImageTextModel(model=model, tokenizer=words, processor=processor)
+
+
+def _open(source: str | Path, revision: str | None) -> PairCheckpoint:
+    """Find the files."""
+    if source == "tiny":
+        if not TINY.is_dir():
+            raise InputError(
+                f"no SigLIP pair ships with this package: give a folder, an npz file, or a hub id, "
+                f"of which there are {PUBLISHED}"
+            )
+        if revision is not None:
+            raise InputError(f"tiny ships in the package and has no revision {revision!r}")
+        return SiglipCheckpoint(folder=TINY, source="tiny")
+    found = open_checkpoint(source, revision=revision)
+    if isinstance(found, SiglipCheckpoint | SiglipNpzCheckpoint):
+        return found
+    raise ConfigError(
+        f"{source} is no SigLIP pair: heliodor.load() loads a PaliGemma, heliodor.load_gemma() a "
+        "Gemma"
+    )
+
+
+class ImageTextModel:
+    """A SigLIP pair and its verbs.
+
+    Attributes:
+        model: the network.
+        tokenizer: words to ids.
+        processor: pictures to pixels.
+    """
+
+    def __init__(
+        self, *, model: SiglipPair, tokenizer: FixedTokenizer, processor: ImageProcessor
+    ) -> None:
+        """Put parts together; :func:`load_siglip` does it from files.
+
+        Raises:
+            ConfigError: parts of different models.
+        """
+        check_fit(model.config, tokenizer, processor)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.processor = processor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights rest."""
+        return self.model.logit_scale.device
+
+    @property
+    def width(self) -> int:
+        """Numbers of an embedding."""
+        return self.model.config.vision.width
+
+    def classify(
+        self,
+        image: ImageSource,
+        labels: str | Sequence[str],
+        *,
+        template: str | None = TEMPLATE,
+    ) -> Classification:
+        """How well each label fits a picture.
+
+        Args:
+            image: the picture.
+            labels: "bee ; tulip", or a list.
+            template: a sentence with ``{}`` where the label goes; None takes labels as they are.
+
+        Returns:
+            Labels with their scores, the best first.
+
+        Raises:
+            ImageError: the picture cannot be opened.
+            PromptError: no label, an empty one, or a template without exactly one ``{}``.
+        """
+        return self.classify_batch([image], labels, template=template)[0]
+
+    def classify_batch(
+        self,
+        images: Sequence[ImageSource],
+        labels: str | Sequence[str],
+        *,
+        template: str | None = TEMPLATE,
+    ) -> list[Classification]:
+        """:meth:`classify` for several pictures with the same labels, whose texts are read once."""
+        names = _labels(labels)
+        texts = self.embed_texts(fill_template(names, template))
+        logits = self.score(self.embed_images(images), texts)
+        return [_classified(names, row) for row in logits]
+
+    def embed_images(self, images: Sequence[ImageSource], *, batch: int = 16) -> Tensor:
+        """Unit vectors of pictures.
+
+        Args:
+            images: B pictures.
+            batch: how many go through the tower at once.
+
+        Returns:
+            float32 [B D], on the CPU.
+
+        Raises:
+            ImageError: a picture cannot be opened.
+            InputError: one picture where a list is expected.
+        """
+        check_list(images, "pictures")
+
+        def embed(part: Sequence[ImageSource]) -> Tensor:
+            pixels = torch.from_numpy(self.processor(part))  # pyright: ignore[reportUnknownMemberType]
+            return self.model.embed_images(pixels.to(self.device))
+
+        return self._in_batches(images, batch, embed)
+
+    def embed_texts(self, texts: Sequence[str], *, batch: int = 64) -> Tensor:
+        """Unit vectors of texts, cleaned and cut as the checkpoint's tokenizer does.
+
+        Args:
+            texts: C texts; no template is put around them.
+            batch: how many go through the tower at once.
+
+        Returns:
+            float32 [C D], on the CPU.
+
+        Raises:
+            InputError: one text where a list is expected.
+            PromptError: a text that is no string.
+        """
+        check_texts(texts, "text", "texts")
+
+        def embed(part: Sequence[str]) -> Tensor:
+            tokens = torch.tensor(self.tokenizer.encode_batch(part), device=self.device)
+            return self.model.embed_texts(tokens)
+
+        return self._in_batches(texts, batch, embed)
+
+    @torch.no_grad()
+    def score(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Embeddings to logits; ``.sigmoid()`` makes probabilities of them.
+
+        Args:
+            images: unit vectors float32 [B D].
+            texts: unit vectors float32 [C D].
+
+        Returns:
+            float32 [B C], on the CPU.
+        """
+        return self.model.score(images.to(self.device), texts.to(self.device)).cpu()
+
+    def logits(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Tensor:
+        """Logits of "this text belongs to this picture", float32 [B C].
+
+        Raises:
+            InputError: a picture or text that cannot be used.
+        """
+        return self.score(self.embed_images(images), self.embed_texts(texts))
+
+    def save(
+        self,
+        path: str | Path,
+        format: str = "transformers",  # noqa: A002 - the public name
+        dtype: str | torch.dtype | None = None,
+    ) -> None:
+        """Write the pair, whole or not at all.
+
+        Args:
+            path: a folder, made if it does not exist; for big_vision the npz file.
+            format: "transformers": what ``SiglipModel`` and ``AutoProcessor`` load;
+                "big_vision": one npz file, without tokenizer.
+            dtype: of the tensors in the file; None keeps the model's.
+
+        Raises:
+            ConfigError: a format that is not written.
+            CheckpointError: the disk refused.
+        """
+        if format == "transformers":
+            save_pair(self.model, self.tokenizer, self.processor, path, dtype=dtype)
+        elif format == "big_vision":
+            save_pair_npz(self.model, path, dtype=dtype)
+        else:
+            raise ConfigError(
+                f"format {format!r} is not written; there are 'transformers' and 'big_vision'"
+            )
+
+    @torch.no_grad()
+    def _in_batches(
+        self, items: Sequence[Any], batch: int, embed: Callable[[Sequence[Any]], Tensor]
+    ) -> Tensor:
+        if batch < 1:
+            raise InputError(f"batch is {batch}; expected at least 1")
+        rows = [embed(items[start : start + batch]).cpu() for start in range(0, len(items), batch)]
+        return torch.cat(rows) if rows else torch.zeros((0, self.width))
+
+
+def fill_template(labels: Sequence[str], template: str | None) -> list[str]:
+    """Each label in its sentence.
+
+    Raises:
+        PromptError: a template without exactly one ``{}``.
+    """
+    if template is None:
+        return list(labels)
+    if not isinstance(template, str) or template.count(_BLANK) != 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PromptError(
+            f"the template {template!r} must hold {_BLANK} once, where the label goes; for "
+            f"instance {TEMPLATE!r}, or None for labels as they are"
+        )
+    return [template.replace(_BLANK, label) for label in labels]
+
+
+def _classified(names: Sequence[str], logits: Tensor) -> Classification:
+    """Labels with their logits float32 [C]."""
+    scores = logits.sigmoid()
+    return Classification(
+        LabelScore(label=name, score=float(scores[i]), logit=float(logits[i]))
+        for i, name in enumerate(names)
+    )
+
+
+def _labels(labels: str | Sequence[str]) -> list[str]:
+    listed = labels.split(";") if isinstance(labels, str) else labels
+    check_texts(listed, "label", "labels")
+    names = [label.strip() for label in listed]
+    if not names or not all(names):
+        raise PromptError(f"labels are {labels!r}: at least one is needed, and none may be empty")
+    return names
