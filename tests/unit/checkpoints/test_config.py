@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from heliodor.checkpoints.config import config_values, read_config
+from heliodor.checkpoints.config import (
+    Section,
+    config_values,
+    language_values,
+    read_config,
+    read_language,
+)
 from heliodor.errors import ConfigError, FileFormatError
-from heliodor.models.presets import PALIGEMMA_3B_224, PALIGEMMA_3B_448, tiny
+from heliodor.models.gemma import GemmaConfig
+from heliodor.models.presets import (
+    GEMMA2_2B,
+    GEMMA2_27B,
+    PALIGEMMA_3B_224,
+    PALIGEMMA_3B_448,
+    PUBLISHED,
+    tiny,
+)
 
 SPECIAL = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
 
@@ -85,7 +100,165 @@ def test_a_published_448_file_gives_the_448_preset(tmp_path: Path) -> None:
     assert read_config(write(tmp_path, values)) == PALIGEMMA_3B_448
 
 
-@pytest.mark.parametrize("config", [PALIGEMMA_3B_448, tiny(6000, 5999)])
+def second(size: str, pixels: int) -> dict[str, Any]:
+    """The fields of google/paligemma2-{size}-pt-{pixels}'s config.json.
+
+    What was a default of Gemma2Config when they were written is left out, and ``hidden_size``
+    outside ``text_config`` is 2048 in all of them.
+    """
+    text: dict[str, Any] = {
+        "3b": {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26},
+        "10b": {"hidden_size": 3584, "intermediate_size": 14336, "num_hidden_layers": 42},
+        "28b": {"hidden_size": 4608, "intermediate_size": 36864, "num_hidden_layers": 46},
+    }[size]
+    text |= {
+        "3b": {"num_key_value_heads": 4, "query_pre_attn_scalar": 256},
+        "10b": {"num_key_value_heads": 8, "num_attention_heads": 16},
+        "28b": {
+            "num_key_value_heads": 16,
+            "num_attention_heads": 32,
+            "head_dim": 128,
+            "query_pre_attn_scalar": 144,
+        },
+    }[size]
+    tokens = (pixels // 14) ** 2
+    values = published()
+    values["vision_config"] |= {
+        "image_size": pixels,
+        "num_image_tokens": tokens,
+        "num_positions": 256,
+        "projection_dim": text["hidden_size"],
+    }
+    values |= {
+        "_vocab_size": 257152,
+        "num_hidden_layers": text["num_hidden_layers"],
+        "projection_dim": text["hidden_size"],
+        "torch_dtype": "bfloat16",
+        "text_config": text
+        | {
+            "architectures": ["Gemma2ForCausalLM"],
+            "attn_logit_softcapping": 50.0,
+            "cache_implementation": "hybrid",
+            "eos_token_id": [1, 107],
+            "final_logit_softcapping": 30.0,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_activation": "gelu_pytorch_tanh",
+            "model_type": "gemma2",
+            "num_image_tokens": tokens,
+            "sliding_window": 4096,
+            "torch_dtype": "bfloat16",
+            "vocab_size": 257216,
+        },
+    }
+    return values
+
+
+@pytest.mark.parametrize("pixels", [224, 448, 896])
+@pytest.mark.parametrize("size", ["3b", "10b", "28b"])
+def test_published_files_of_the_second_generation_give_their_presets(
+    tmp_path: Path, size: str, pixels: int
+) -> None:
+    values = second(size, pixels)
+    assert values["hidden_size"] == 2048
+    expected = PUBLISHED[f"google/paligemma2-{size}-pt-{pixels}"]
+    assert read_config(write(tmp_path, values)) == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "attribute", "expected"),
+    [
+        ("num_attention_heads", ..., "num_heads", 8),
+        ("query_pre_attn_scalar", ..., "query_scale", 1 / 16),
+        ("query_pre_attn_scalar", 64.0, "query_scale", 1 / 8),
+        ("attn_logit_softcapping", ..., "attention_cap", 50.0),
+        ("attn_logit_softcapping", None, "attention_cap", None),
+        ("attn_logit_softcapping", 20, "attention_cap", 20.0),
+        ("final_logit_softcapping", ..., "final_cap", 30.0),
+        ("final_logit_softcapping", None, "final_cap", None),
+        ("sliding_window", ..., "window", 4096),
+        ("sliding_window", None, "window", None),
+        ("sliding_window", 512, "window", 512),
+        ("layer_types", ["sliding_attention", "full_attention"] * 13, "window", 4096),
+        ("layer_types", ["full_attention"] * 26, "window", None),
+    ],
+)
+def test_what_the_second_generation_leaves_out_or_turns_off(
+    tmp_path: Path, field: str, value: Any, attribute: str, expected: Any
+) -> None:
+    values = second("3b", 224)
+    values["text_config"].pop(field, None)
+    if value is not ...:
+        values["text_config"][field] = value
+    config = read_config(write(tmp_path, values))
+    assert getattr(config.language, attribute) == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("attn_logit_softcapping", 0, "attn_logit_softcapping is 0; expected a number above 0"),
+        ("final_logit_softcapping", "30", "final_logit_softcapping is '30'"),
+        ("query_pre_attn_scalar", -1, "query_pre_attn_scalar is -1"),
+        ("sliding_window", 0, "sliding_window is 0; expected a whole number"),
+        ("layer_types", ["full_attention", "sliding_attention"] * 13, "layer_types is .* by turns"),
+        ("layer_types", ["sliding_attention"] * 26, "layer_types is .* by turns"),
+        ("num_attention_heads", 6, "a divisor of num_attention_heads, 6"),
+        ("hidden_size", ..., "text_config.hidden_size is missing"),
+    ],
+)
+def test_a_wrong_field_of_the_second_generation_is_named(
+    tmp_path: Path, field: str, value: Any, message: str
+) -> None:
+    values = second("3b", 224)
+    values["text_config"].pop(field, None)
+    if value is not ...:
+        values["text_config"][field] = value
+    with pytest.raises(ConfigError, match=message):
+        read_config(write(tmp_path, values))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GEMMA2_27B,
+        replace(GEMMA2_2B, attention_cap=None, final_cap=None),
+        replace(GEMMA2_2B, window=None),
+        replace(GEMMA2_2B, query_scale=0.3),
+        GemmaConfig(context=100),
+    ],
+)
+def test_a_decoder_is_read_as_it_is_written(config: GemmaConfig) -> None:
+    values = language_values(config, dtype="float32", special={**SPECIAL, "eos_token_id": [1, 107]})
+    assert values["eos_token_id"] == [1, 107]
+    found = read_language(Section(json.loads(json.dumps(values)), ""))
+    if config.query_scale is not None:
+        assert found.query_scale == pytest.approx(config.query_scale, rel=1e-12)
+        found = replace(found, query_scale=config.query_scale)
+    assert found == config
+
+
+@pytest.mark.parametrize(
+    "changes", [{"attention_cap": 50.0}, {"final_cap": 30.0}, {"window": 8}, {"query_scale": 0.1}]
+)
+def test_half_a_gemma_2_is_not_written(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="neither 'gemma' nor 'gemma2'"):
+        language_values(GemmaConfig(**changes), dtype="float32", special=SPECIAL)
+
+
+def test_the_scalar_of_a_published_size_is_written_as_the_whole_number_it_is() -> None:
+    values = language_values(GEMMA2_27B, dtype="bfloat16", special=SPECIAL)
+    assert type(values["query_pre_attn_scalar"]) is int
+    assert values["query_pre_attn_scalar"] == 144
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PALIGEMMA_3B_448,
+        tiny(6000, 5999),
+        *(PUBLISHED[name] for name in PUBLISHED if "-pt-" in name),
+    ],
+)
 def test_what_is_written_is_read_back(tmp_path: Path, config: Any) -> None:
     values = config_values(
         config, image_token=config.image_token, special=SPECIAL, dtype="bfloat16"

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from heliodor.checkpoints.keymap import HUB, PALIGEMMA, TRANSFORMERS_5, Shape
+from heliodor.checkpoints.keymap import (
+    HUB,
+    PALIGEMMA,
+    PALIGEMMA2,
+    TRANSFORMERS_5,
+    Shape,
+    decoder_rows,
+    paligemma_keys,
+)
 from heliodor.errors import KeyMismatchError
 from heliodor.models.gemma import GemmaConfig
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
-from heliodor.models.presets import PALIGEMMA_3B_224
+from heliodor.models.presets import PALIGEMMA_3B_224, PUBLISHED
 from heliodor.models.siglip import SiglipVisionConfig
 
 PLACE = Path("folder")
@@ -82,6 +91,59 @@ def test_every_name_of_the_3b_model_goes_there_and_back(spelling: object) -> Non
 )
 def test_names_of_every_release_are_read_and_others_are_not(theirs: str, ours: str | None) -> None:
     assert PALIGEMMA.to_ours(theirs) == ours
+
+
+@pytest.mark.parametrize(("size", "count"), [("3b", 727), ("10b", 903), ("28b", 947)])
+@pytest.mark.parametrize("spelling", [HUB, TRANSFORMERS_5])
+def test_every_name_of_the_second_generation_goes_there_and_back(
+    spelling: object, size: str, count: int
+) -> None:
+    config = PUBLISHED[f"google/paligemma2-{size}-pt-224"]
+    names = list(shapes(config))
+    assert isinstance(spelling, type(HUB))
+    theirs = [PALIGEMMA2.to_theirs(name, spelling) for name in names]
+    assert len(names) == len(set(theirs)) == count
+    assert [PALIGEMMA2.to_ours(name) for name in theirs] == names
+    assert paligemma_keys(config) is PALIGEMMA2
+    assert paligemma_keys(PALIGEMMA_3B_224) is PALIGEMMA
+
+
+def test_the_same_name_is_another_norm_in_either_generation() -> None:
+    layer = "language_model.model.layers.7."
+    first = {
+        "input_layernorm.weight": "pre_attention_norm.scale",
+        "post_attention_layernorm.weight": "pre_mlp_norm.scale",
+        "pre_feedforward_layernorm.weight": None,
+        "post_feedforward_layernorm.weight": None,
+    }
+    second = {
+        "input_layernorm.weight": "pre_attention_norm.scale",
+        "post_attention_layernorm.weight": "post_attention_norm.scale",
+        "pre_feedforward_layernorm.weight": "pre_mlp_norm.scale",
+        "post_feedforward_layernorm.weight": "post_mlp_norm.scale",
+    }
+    for table, names in ((PALIGEMMA, first), (PALIGEMMA2, second)):
+        for theirs, ours in names.items():
+            expected = None if ours is None else f"language.layers.7.{ours}"
+            assert table.to_ours(layer + theirs) == expected
+
+
+def test_a_file_of_the_other_generation_is_refused() -> None:
+    """Its tensors would nearly fit: eleven a layer where nine are wanted."""
+    wanted = shapes(SMALL)
+    second = shapes(replace(SMALL, language=replace(SMALL.language, sandwich=True)))
+    assert len(second) - len(wanted) == 2 * 11
+    found = {PALIGEMMA2.to_theirs(name): shape for name, shape in second.items()}
+    with pytest.raises(KeyMismatchError, match=r"22 in the file but unknown"):
+        PALIGEMMA.match(wanted, found, PLACE)
+    with pytest.raises(KeyMismatchError, match=r"22 missing from the file"):
+        PALIGEMMA2.match(second, hub_shapes(wanted), PLACE)
+
+
+def test_rows_of_a_decoder_alone_name_its_generation() -> None:
+    first, second = SMALL.language, replace(SMALL.language, sandwich=True)
+    assert len(decoder_rows(first)) == 9 + 2  # of a layer; table and last norm
+    assert len(decoder_rows(second)) == 11 + 2
 
 
 def test_a_file_that_fits_is_matched() -> None:

@@ -15,7 +15,7 @@ from heliodor.errors import ConfigError
 from heliodor.models import gemma
 from heliodor.models.gemma import GemmaConfig
 from heliodor.models.paligemma import PaliGemma
-from heliodor.nn import linear
+from heliodor.nn import attention, linear
 from heliodor.nn.cache import KVCache
 
 PROMPTS = [[2, 9, 31, 7, 7, 3], [2, 3], [2, 40, 11, 3]]
@@ -189,7 +189,7 @@ def test_saturated_attention_still_equals_numpy_and_its_cache() -> None:
 
 @torch.no_grad()
 def test_float16_arithmetic_stays_finite_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a graphics card, products in float16: residual, gate times up and scores leave its range."""
+    """As on a graphics card, products in float16, whose range three quantities leave on the way."""
     wide = make(attention_cap=50.0, final_cap=30.0)
     for layer in wide.language.layers:
         layer.pre_mlp_norm.scale.add_(2000)
@@ -199,7 +199,25 @@ def test_float16_arithmetic_stays_finite_and_close(monkeypatch: pytest.MonkeyPat
     half = copy.deepcopy(wide).half()
     wide = copy.deepcopy(half).float()
     rows = features_of(wide, [1, 3, 2])
-    expected, wide_cache = prefill(wide, rows)
+    reached: dict[str, float] = {}
+
+    def note(name: str, value: Tensor) -> None:
+        reached[name] = max(reached.get(name, 0.0), float(value.abs().max()))
+
+    last = wide.language.layers[-1]
+    last.register_forward_hook(lambda module, given, out: note("residual", out))
+    last.mlp.down.register_forward_hook(lambda module, given, out: note("gated", given[0]))
+    capped = attention._capped
+
+    def noted(scores: Tensor, scale: float, cap: float) -> Tensor:
+        note("scores", scores)
+        return capped(scores, scale, cap)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(attention, "_capped", noted)
+        expected, wide_cache = prefill(wide, rows)
+    assert min(reached.values()) > 65504, reached
+    assert len(reached) == 3
     monkeypatch.setattr(linear, "arithmetic", lambda dtype, device: dtype)
     monkeypatch.setattr(gemma, "arithmetic", lambda dtype, device: dtype)
     found, half_cache = prefill(half, rows)
