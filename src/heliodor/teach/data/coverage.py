@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heliodor.teach.data.concepts import load_concepts
+from heliodor.teach.data.documents import Document
 from heliodor.teach.data.palette import COLOURS
 from heliodor.teach.data.reading import Reading
 from heliodor.teach.data.scenes import Scene
 
-__all__ = ["EDGES", "KINDS", "THINGS", "cover_letters", "cover_things"]
+__all__ = ["EDGES", "KINDS", "THINGS", "cover_codes", "cover_letters", "cover_things"]
 
 THINGS = len(load_concepts())
 """The first columns."""
@@ -75,3 +76,28 @@ def cover_letters(reading: Reading, patch: int) -> NDArray[np.uint8]:
             column = _LETTERS + ord(letter) - ord(_FIRST)
             found[:, column] = np.maximum(found[:, column], share[:, number])
     return np.round(found * 255).astype(np.uint8)
+
+
+def cover_codes(document: Document, patch: int) -> NDArray[np.uint8]:
+    """How much of each letter lies in each patch, in letters of the document's middling size.
+
+    Args:
+        document: of a size that patches fill.
+        patch: side of a patch in pixels.
+
+    Returns:
+        uint8 [N KINDS+EDGES], letters of 255, at most one; characters outside ASCII are left out,
+        edges are 0.
+    """
+    grid = document.glyphs.shape[0] // patch
+    rows, columns = np.nonzero(document.glyphs)
+    codes = document.glyphs[rows, columns].astype(np.int64)
+    place = (rows // patch) * grid + columns // patch
+    counts = np.bincount(place * 256 + codes, minlength=grid * grid * 256)
+    counts = counts.reshape(grid * grid, 256)[:, ord(_FIRST) : ord(_LAST) + 1]
+    written = [document.letters.count(chr(c)) for c in range(ord(_FIRST), ord(_LAST) + 1)]
+    letter = counts.sum(0) / np.maximum(1, written)
+    found = np.zeros((grid * grid, KINDS + EDGES), np.uint8)
+    share = counts / np.maximum(1.0, letter)
+    found[:, _LETTERS:KINDS] = np.round(share.clip(0, 1) * 255)
+    return found

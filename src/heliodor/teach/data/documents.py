@@ -61,6 +61,8 @@ class Document:
             title, then each bar's label with the value written above it.
         content: the facts behind the picture.
         font_size: pixels to the em of the smallest text.
+        glyphs: uint8 [H W], the code of the letter at each pixel; 0 is no letter.
+        letters: every text in the picture, the marks of a chart's axis too, one a line.
     """
 
     image: np.ndarray
@@ -69,6 +71,8 @@ class Document:
     text: str
     content: Content
     font_size: int
+    glyphs: np.ndarray
+    letters: str
 
 
 def document_example(
@@ -98,13 +102,16 @@ def document_example(
         )
     chosen = kind or pick(rng, (*DocumentKind, *tuple(DocumentKind)[:4]))
     content, page = _page(rng, chosen, size, split)
+    image, glyphs = _photograph(rng, page, size)
     return Document(
-        image=_photograph(rng, page, size),
+        image=image,
         kind=chosen,
         questions=tuple((ask(asked), answer) for asked, answer in content.questions()),
         text=_reading(content),
         content=content,
         font_size=page.font_size,
+        glyphs=glyphs,
+        letters=page.letters,
     )
 
 
@@ -156,14 +163,15 @@ def _reading(content: Content) -> str:
     return " ".join(text for text in texts if text)
 
 
-def _photograph(rng: Rng, page: Page, size: int) -> np.ndarray:
-    """The page somewhere on a desk, perhaps slightly turned, as a camera sees it."""
-    sheet, mask = page.image, Image.new("L", page.image.size, 255)
+def _photograph(rng: Rng, page: Page, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The page somewhere on a desk, perhaps slightly turned, as a camera sees it, and its codes."""
+    sheet, codes, mask = page.image, page.glyphs, Image.new("L", page.image.size, 255)
     if rng.random() < 0.4:
         angle = float(np.clip(rng.normal(0, 1.0), -2, 2))
         turned = sheet.rotate(angle, Image.Resampling.BICUBIC, expand=True)
         if max(turned.size) <= size:
             mask = mask.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+            codes = codes.rotate(angle, Image.Resampling.NEAREST, expand=True)
             sheet = turned
     desk = Image.fromarray(surface(rng, size, size).pixels)
     corner = (
@@ -171,4 +179,6 @@ def _photograph(rng: Rng, page: Page, size: int) -> np.ndarray:
         int(rng.integers(0, size - sheet.height + 1)),
     )
     desk.paste(sheet, corner, mask)
-    return np.array(wear(rng, desk, font_size=page.font_size))
+    glyphs = Image.new("L", desk.size)
+    glyphs.paste(codes, corner)
+    return np.array(wear(rng, desk, font_size=page.font_size)), np.array(glyphs)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from functools import lru_cache
+from math import ceil, floor
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,6 +19,8 @@ from heliodor.teach.data.words import pick
 __all__ = ["Look", "Page", "draw_look", "paint_chart", "paint_rows", "paint_table"]
 
 Rng = np.random.Generator
+
+_LAST_CODE = 255  # that a pixel holds
 
 _BAR_COLOURS: tuple[Colour, ...] = (
     (66, 110, 180),
@@ -53,9 +56,18 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """A painted page (RGB) and the size of its smallest text, in pixels to the em."""
+    """A painted page.
+
+    Attributes:
+        image: the page, RGB.
+        glyphs: of the same size, in mode L: the code of the letter at each pixel; 0 is no letter.
+        letters: every text on the page, one a line, as often as it stands there.
+        font_size: pixels to the em of the smallest text.
+    """
 
     image: Image.Image
+    glyphs: Image.Image
+    letters: str
     font_size: int
 
 
@@ -74,6 +86,52 @@ def _length(typeface: ImageFont.FreeTypeFont, text: str) -> int:
     return ceil(typeface.getlength(text))
 
 
+class _Pen:
+    """Writes on an empty page, and beside it which letter lies where.
+
+    Args:
+        size: width and height of the page in pixels.
+        look: its colours.
+    """
+
+    def __init__(self, size: tuple[int, int], look: Look) -> None:
+        self.look = look
+        self.image = Image.new("RGB", size, look.paper)
+        self.draw = ImageDraw.Draw(self.image)
+        self._glyphs = Image.new("L", size)
+        self._texts: list[str] = []
+
+    def write(
+        self, at: tuple[int, int], text: str, typeface: ImageFont.FreeTypeFont, anchor: str
+    ) -> None:
+        """Write `text` with the left, middle or right of its baseline (ls, ms, rs) at a pixel."""
+        self.draw.text(at, text, self.look.ink, typeface, anchor=anchor)
+        self._texts.append(text)
+        before = {"ls": 0.0, "ms": 0.5, "rs": 1.0}[anchor] * typeface.getlength(text)
+        for index, letter in enumerate(text):
+            code = ord(letter)
+            if letter == " " or code > _LAST_CODE:
+                continue
+            left, top, mask = _letter(typeface, letter)
+            x = round(at[0] - before + typeface.getlength(text[:index]))
+            self._glyphs.paste(code, (x + left, at[1] + top), mask)
+
+    def page(self, font_size: int) -> Page:
+        """What was written, in letters of at least that size."""
+        letters = "\n".join(self._texts)
+        return Page(image=self.image, glyphs=self._glyphs, letters=letters, font_size=font_size)
+
+
+@lru_cache(maxsize=4096)  # at some 500 bytes each
+def _letter(typeface: ImageFont.FreeTypeFont, letter: str) -> tuple[int, int, Image.Image]:
+    """The pixels of a letter, and where they begin: right of and below its origin."""
+    box = typeface.getbbox(letter, mode="1", anchor="ls")
+    left, top = floor(box[0]), floor(box[1])
+    mask = Image.new("1", (max(1, ceil(box[2]) - left), max(1, ceil(box[3]) - top)))
+    ImageDraw.Draw(mask).text((-left, -top), letter, 1, typeface, anchor="ls")
+    return left, top, mask
+
+
 def paint_rows(rng: Rng, look: Look, rows: Sequence[Row], room: int) -> Page | None:
     """The rows on a page within `room` pixels square; None if they would not be legible."""
     for font_size in look.sizes:
@@ -87,23 +145,20 @@ def paint_rows(rng: Rng, look: Look, rows: Sequence[Row], room: int) -> Page | N
         if width > room or height > room:
             continue
         wide = int(rng.integers(width, min(room, width * 3 // 2) + 1))
-        image = Image.new("RGB", (wide, height), look.paper)
-        draw = ImageDraw.Draw(image)
+        pen = _Pen((wide, height), look)
         dashed, dotted = rng.random() < 0.5, rng.random() < 0.3
         top = margin
         for row, row_height in zip(rows, heights, strict=True):
             span = (margin, wide - margin)
             if row.rule:
-                _rule(draw, look, span, top + row_height // 2, dashed=bool(dashed))
+                _rule(pen.draw, look, span, top + row_height // 2, dashed=bool(dashed))
             else:
                 typeface = large if row.heading else small
-                _row(
-                    draw, look, row, typeface, span, top + row_height * 3 // 4, dotted=bool(dotted)
-                )
+                _row(pen, row, typeface, span, top + row_height * 3 // 4, dotted=bool(dotted))
             top += row_height
         if rng.random() < 0.3:
-            draw.rectangle((1, 1, wide - 2, height - 2), outline=look.ink)
-        return Page(image=image, font_size=font_size)
+            pen.draw.rectangle((1, 1, wide - 2, height - 2), outline=look.ink)
+        return pen.page(font_size)
     return None
 
 
@@ -131,8 +186,7 @@ def _rule(
 
 
 def _row(
-    draw: ImageDraw.ImageDraw,
-    look: Look,
+    pen: _Pen,
     row: Row,
     typeface: ImageFont.FreeTypeFont,
     span: tuple[int, int],
@@ -144,18 +198,18 @@ def _row(
     left, right = span
     size = int(typeface.size)
     if row.arrow:
-        _arrow(draw, look.ink, (left + size // 2, baseline - size // 3), size, row.arrow)
+        _arrow(pen.draw, pen.look.ink, (left + size // 2, baseline - size // 3), size, row.arrow)
         left += ceil(1.6 * size)
     if not row.right and not row.arrow:
         middle = (left + right) // 2
-        draw.text((middle, baseline), row.left, look.ink, typeface, anchor="ms")
+        pen.write((middle, baseline), row.left, typeface, "ms")
         return
-    draw.text((left, baseline), row.left, look.ink, typeface, anchor="ls")
-    draw.text((right, baseline), row.right, look.ink, typeface, anchor="rs")
+    pen.write((left, baseline), row.left, typeface, "ls")
+    pen.write((right, baseline), row.right, typeface, "rs")
     if dotted and row.right:
         start = left + _length(typeface, row.left) + 4
         for x in range(start, right - _length(typeface, row.right) - 4, 4):
-            draw.point((x, baseline), fill=look.ink)
+            pen.draw.point((x, baseline), fill=pen.look.ink)
 
 
 def _arrow(
@@ -187,9 +241,8 @@ def paint_table(rng: Rng, look: Look, table: Table, room: int) -> Page | None:
         spare = int(rng.integers(0, min(30, room - sum(widths) - 2) + 1)) // len(widths)
         widths = [width + spare for width in widths]
         pitch = min(pitch + int(rng.integers(0, 6)), (room - 2) // len(cells))
-        image = Image.new("RGB", (sum(widths) + 1, pitch * len(cells) + 1), look.paper)
-        draw = ImageDraw.Draw(image)
-        _grid(rng, draw, look, widths, pitch, len(cells))
+        pen = _Pen((sum(widths) + 1, pitch * len(cells) + 1), look)
+        _grid(rng, pen.draw, look, widths, pitch, len(cells))
         numbers_right = rng.random() < 0.5
         for index, row in enumerate(cells):
             left = 0
@@ -198,9 +251,9 @@ def paint_table(rng: Rng, look: Look, table: Table, room: int) -> Page | None:
                 anchor, x = ("ls", left + gap // 2)
                 if numbers_right and column > 0:
                     anchor, x = ("rs", left + width - gap // 2)
-                draw.text((x, baseline), text, look.ink, typeface, anchor=anchor)
+                pen.write((x, baseline), text, typeface, anchor)
                 left += width
-        return Page(image=image, font_size=font_size)
+        return pen.page(font_size)
     return None
 
 
@@ -235,16 +288,15 @@ def paint_chart(rng: Rng, look: Look, chart: BarChart, room: int) -> Page | None
         height = int(rng.integers(room * 2 // 3, room + 1))
         if width > room or height < 9 * font_size:
             continue
-        image = Image.new("RGB", (width, height), look.paper)
-        draw = ImageDraw.Draw(image)
-        draw.text((width // 2, font_size + 2), chart.title, look.ink, typeface, anchor="ms")
+        pen = _Pen((width, height), look)
+        pen.write((width // 2, font_size + 2), chart.title, typeface, "ms")
         floor = height - round(1.6 * font_size)
         plot = _Plot(left=axis, right=width - 4, floor=floor, unit=(floor - 3 * font_size) / 5)
         if plot.unit < font_size and not chart.labelled:
             continue
-        _axis(draw, look, chart, plot, typeface)
-        _bars(rng, draw, look, chart, plot, typeface)
-        return Page(image=image, font_size=font_size)
+        _axis(pen, chart, plot, typeface)
+        _bars(rng, pen, chart, plot, typeface)
+        return pen.page(font_size)
     return None
 
 
@@ -258,14 +310,9 @@ class _Plot:
     unit: float
 
 
-def _axis(
-    draw: ImageDraw.ImageDraw,
-    look: Look,
-    chart: BarChart,
-    plot: _Plot,
-    typeface: ImageFont.FreeTypeFont,
-) -> None:
+def _axis(pen: _Pen, chart: BarChart, plot: _Plot, typeface: ImageFont.FreeTypeFont) -> None:
     """The value axis with its marks, and the base line."""
+    draw, look = pen.draw, pen.look
     size = int(typeface.size)
     for index in range(6):
         y = round(plot.floor - index * plot.unit)
@@ -275,17 +322,12 @@ def _axis(
             draw.line([(plot.left - 2, y), (plot.left, y)], fill=look.ink)
         if plot.unit >= size or index in (0, 5):  # on a low chart the marks would touch
             mark = str(chart.step * index)
-            draw.text((plot.left - 4, y + size // 3), mark, look.ink, typeface, anchor="rs")
+            pen.write((plot.left - 4, y + size // 3), mark, typeface, "rs")
     draw.line([(plot.left, plot.floor - 5 * plot.unit), (plot.left, plot.floor)], fill=look.ink)
 
 
 def _bars(
-    rng: Rng,
-    draw: ImageDraw.ImageDraw,
-    look: Look,
-    chart: BarChart,
-    plot: _Plot,
-    typeface: ImageFont.FreeTypeFont,
+    rng: Rng, pen: _Pen, chart: BarChart, plot: _Plot, typeface: ImageFont.FreeTypeFont
 ) -> None:
     """The bars, their labels below and, where the chart has them, their values above."""
     slot = (plot.right - plot.left) // len(chart.bars)
@@ -295,7 +337,7 @@ def _bars(
         x = plot.left + slot * index + slot // 2 + 1
         top = round(plot.floor - plot.unit * value / chart.step)
         colour = one_colour or _BAR_COLOURS[index % len(_BAR_COLOURS)]
-        draw.rectangle((x - half, top, x + half, plot.floor - 1), fill=colour)
-        draw.text((x, plot.floor + typeface.size), label, look.ink, typeface, anchor="ms")
+        pen.draw.rectangle((x - half, top, x + half, plot.floor - 1), fill=colour)
+        pen.write((x, plot.floor + int(typeface.size)), label, typeface, "ms")
         if chart.labelled:
-            draw.text((x, top - 3), str(value), look.ink, typeface, anchor="ms")
+            pen.write((x, top - 3), str(value), typeface, "ms")

@@ -14,7 +14,7 @@ from heliodor.models.maskcodec import MaskCodec
 from heliodor.see.masks import encode_masks
 from heliodor.teach.data.artwork import TRAIN_STYLES
 from heliodor.teach.data.casting import MOST
-from heliodor.teach.data.coverage import cover_letters, cover_things
+from heliodor.teach.data.coverage import cover_codes, cover_letters, cover_things
 from heliodor.teach.data.documents import document_example
 from heliodor.teach.data.example import Example, Turn
 from heliodor.teach.data.questions import Question, TaskMix, complete_segment, sample_questions
@@ -109,10 +109,12 @@ class DocumentSource:
     Attributes:
         size: side of the picture in pixels.
         turns: most questions about each picture.
+        patch: side in pixels of the patches whose cover is told; 0 for none.
     """
 
     size: int
     turns: int
+    patch: int = 0
 
     def __call__(self, rng: np.random.Generator) -> Example:
         """Draw one document and its questions."""
@@ -120,7 +122,8 @@ class DocumentSource:
         order = rng.permutation(len(document.questions))[: self.turns]
         asked = [document.questions[int(index)] for index in order]
         turns = tuple(Turn(task="document", prompt=p, suffix=a) for p, a in asked)
-        return Example(image=document.image, turns=turns)
+        cover = cover_codes(document, self.patch) if self.patch else None
+        return Example(image=document.image, turns=turns, cover=cover)
 
 
 def coded(scene: Scene, question: Question, codec: MaskCodec) -> Question:
