@@ -3,55 +3,160 @@
     checkpoint = open_checkpoint("google/paligemma-3b-mix-224", revision="bfloat16")
     model = checkpoint.load(dtype="float32")
 
-``keymap`` pairs tensor names, ``tensors`` and ``shards`` read and write safetensors, ``config``
-reads and writes config.json, ``transformers`` puts them together, ``hub`` downloads.
+``recognise`` says what lies at a path. ``transformers``, ``bigvision``, ``native``, ``siglip`` and
+``language`` each know one format; all open to ``weights`` that are read when it is their turn.
+``keymap`` pairs tensor names, ``tensors`` and ``npz`` read files, ``shards`` writes them,
+``convert`` goes from one format to another, ``adapters`` merges LoRA, ``hub`` downloads.
+
+Importing this package loads no torch.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from heliodor.checkpoints.transformers import TransformersCheckpoint
+from heliodor.checkpoints.recognise import READ, Found, Kind, is_npz, recognise
 from heliodor.errors import ConfigError, InputError
 
-__all__ = ["TransformersCheckpoint", "open_checkpoint"]
+if TYPE_CHECKING:
+    from heliodor.checkpoints.bigvision import BigVisionCheckpoint
+    from heliodor.checkpoints.language import LanguageCheckpoint
+    from heliodor.checkpoints.native import NativeCheckpoint
+    from heliodor.checkpoints.siglip import SiglipCheckpoint
+    from heliodor.checkpoints.siglip_npz import SiglipNpzCheckpoint
+    from heliodor.checkpoints.transformers import TransformersCheckpoint
 
+    PaliGemmaCheckpoint: TypeAlias = TransformersCheckpoint | BigVisionCheckpoint | NativeCheckpoint
+    Checkpoint: TypeAlias = (
+        PaliGemmaCheckpoint | SiglipCheckpoint | SiglipNpzCheckpoint | LanguageCheckpoint
+    )
+
+__all__ = [
+    "BigVisionCheckpoint",
+    "LanguageCheckpoint",
+    "NativeCheckpoint",
+    "SiglipCheckpoint",
+    "SiglipNpzCheckpoint",
+    "TransformersCheckpoint",
+    "locate",
+    "open_checkpoint",
+    "open_found",
+    "open_paligemma",
+]
+
+_HOME = {
+    "BigVisionCheckpoint": "bigvision",
+    "LanguageCheckpoint": "language",
+    "NativeCheckpoint": "native",
+    "SiglipCheckpoint": "siglip",
+    "SiglipNpzCheckpoint": "siglip_npz",
+    "TransformersCheckpoint": "transformers",
+}
+_CLASSES = {
+    (Kind.TRANSFORMERS, "paligemma"): "TransformersCheckpoint",
+    (Kind.TRANSFORMERS, "siglip"): "SiglipCheckpoint",
+    (Kind.TRANSFORMERS, "gemma"): "LanguageCheckpoint",
+    (Kind.BIG_VISION, "paligemma"): "BigVisionCheckpoint",
+    (Kind.BIG_VISION, "siglip"): "SiglipNpzCheckpoint",
+}
 _LONGEST = 4096  # letters of a path, on the systems we know
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILES = (".npz", ".safetensors")
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/([A-Za-z0-9][\w.-]*))?")
 
 
-def open_checkpoint(source: str | Path, *, revision: str | None = None) -> TransformersCheckpoint:
-    """Find a checkpoint by folder or hub id; what exists on disk counts first.
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'heliodor.checkpoints' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"heliodor.checkpoints.{_HOME[name]}"), name)
+
+
+def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+    """Find a checkpoint by path or hub id and see what it is; what exists on disk counts first.
 
     Args:
-        source: a folder in transformers layout, or a hub id such as
-            ``google/paligemma-3b-mix-224``.
+        source: a folder in transformers layout; a big_vision ``.npz``, its pieces or the folder
+            that holds them; a native file; a hub id such as ``google/paligemma-3b-mix-224``, or
+            ``owner/name/file.npz`` for one file of several.
         revision: branch, tag or commit, for hub ids alone.
 
     Raises:
-        ConfigError: neither a folder nor a hub id, or a file of a format that is not read.
+        ConfigError: neither a path nor a hub id, or something that is not read; the message says
+            what it is.
+        FileFormatError: a broken file.
+        HubError: the download failed.
+        InputError: a revision of something that is not on the hub.
+    """
+    return open_found(recognise(locate(source, revision=revision)), str(source))
+
+
+def open_paligemma(source: str | Path, *, revision: str | None = None) -> PaliGemmaCheckpoint:
+    """:func:`open_checkpoint` for what must be a PaliGemma.
+
+    Raises:
+        ConfigError: it is a model of another family; the message names the call that loads it.
+    """
+    found = recognise(locate(source, revision=revision))
+    if found.family in ("siglip", "gemma"):
+        raise ConfigError(
+            f"{source} is a {found.family} model, not a PaliGemma: heliodor."
+            f"load_{found.family}() loads it"
+        )
+    return cast("PaliGemmaCheckpoint", open_found(found, str(source)))
+
+
+def open_found(found: Found, source: str) -> Checkpoint:
+    """The checkpoint of what was found; ``source`` is what the user asked for.
+
+    Raises:
+        ConfigError: it is an adapter.
+    """
+    if found.kind is Kind.ADAPTER:
+        raise ConfigError(
+            f"{source} is an adapter, not a model: load its base model and pass this as adapter="
+        )
+    if found.kind is Kind.NATIVE:
+        return __getattr__("NativeCheckpoint")(path=found.path, source=source)
+    kind: Any = __getattr__(_CLASSES[found.kind, found.family])
+    if found.kind is Kind.TRANSFORMERS:
+        return kind(folder=found.path, source=source)
+    return kind(path=found.path, source=source)
+
+
+def locate(source: str | Path, *, revision: str | None = None, adapter: bool = False) -> Path:
+    """The path of a checkpoint, which is downloaded where ``source`` is a hub id.
+
+    Args:
+        source: a path or a hub id; what exists on disk counts first.
+        revision: branch, tag or commit, for hub ids alone.
+        adapter: whether an adapter's files are wanted rather than a model's.
+
+    Raises:
+        ConfigError: neither a path nor a hub id.
         HubError: the download failed.
         InputError: a revision of something that is not on the hub.
     """
     path, name = Path(source).expanduser(), str(source)
     if not name or len(name) > _LONGEST:
         raise ConfigError(f"the checkpoint's name is {len(name)} letters long; give a folder or id")
-    if path.is_dir():
+    if path.exists() or (is_npz(path.name) and any(path.parent.glob(f"{path.name}.part*"))):
         if revision is not None:
+            what = "folder" if path.is_dir() else "file"
             raise InputError(
-                f"{name} is a folder, which has no revision {revision!r}: leave revision out"
+                f"{name} is a {what}, which has no revision {revision!r}: leave revision out"
             )
-        return TransformersCheckpoint(folder=path, source=name)
-    if path.suffix == ".npz":
-        raise ConfigError(f"{name}: big_vision's .npz files cannot be read yet; give a folder")
-    if path.is_file():
-        raise ConfigError(f"{name} is a file; give the folder that holds it and config.json")
-    if isinstance(source, Path) or not _HUB_ID.fullmatch(name):
+        return path
+    named = None if isinstance(source, Path) else _HUB_ID.fullmatch(name)
+    if named is None or (named[2] is not None and not named[2].endswith(_FILES)):
         raise ConfigError(
-            f"{name} does not exist; expected a folder, or a hub id such as "
+            f"{name} does not exist; expected {READ}, or a hub id such as "
             "google/paligemma-3b-mix-224"
         )
-    from heliodor.checkpoints import hub  # noqa: PLC0415 - a third of a second, for downloads alone
+    # A third of a second, for downloads alone.
+    from heliodor.checkpoints import hub  # noqa: PLC0415
 
-    return TransformersCheckpoint(folder=hub.resolve(name, revision=revision), source=name)
+    if adapter:
+        return hub.resolve(named[1], revision=revision, patterns=hub.ADAPTER)
+    return hub.resolve_model(named[1], revision=revision, file=named[2])

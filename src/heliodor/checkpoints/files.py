@@ -165,7 +165,7 @@ class Replacement:
         for name in stale:
             (self.folder / name).unlink(missing_ok=True)
         self._created = []
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _discard(self) -> None:
         for path in self._pending.values():
@@ -178,7 +178,7 @@ class Replacement:
                 return
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the renames themselves durable, where the system lets a folder be opened."""
     try:
         handle = os.open(folder, os.O_RDONLY)

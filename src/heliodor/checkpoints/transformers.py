@@ -52,6 +52,10 @@ class TransformersCheckpoint:
         """Shapes from ``config.json``."""
         return read_config(self.folder)
 
+    def weights(self) -> dict[str, Weight]:
+        """The tensors by our names, checked against the configuration; see :func:`open_weights`."""
+        return open_weights(self.folder, self.config())
+
     def load(
         self,
         *,

@@ -1,51 +1,119 @@
-"""Write a checkpoint as a folder in another format or type.
+"""Write a checkpoint in another format or type.
 
 For example:
 
   heliodor convert tiny my-tiny
-  heliodor convert google/paligemma-3b-mix-224 paligemma-bf16 --save-dtype bfloat16
+  heliodor convert google/paligemma-3b-mix-224 paligemma-bf16 --dtype bfloat16
+  heliodor convert tiny tiny.heliodor.safetensors
+  heliodor convert google/paligemma-3b-pt-224 pt_224.npz --drop tokenizer,padding
 
-What is written appears whole or not at all; a target that exists is left alone.
+The target's name says the format: .npz is big_vision's, .safetensors is the native single file,
+anything else a folder in transformers layout. What would be lost is refused and named. What is
+written is read back and compared, and appears whole or not at all.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import sys
+import time
 
-from heliodor.cli.options import UsageError, add_json, add_loading, load_model
-from heliodor.cli.output import emit, say, whole
+from heliodor.cli.options import UsageError, add_json
+from heliodor.cli.output import emit, say
 
 __all__ = ["add_arguments", "run"]
 
-FORMATS = ("transformers",)
+_PAUSE = 0.2  # seconds between two lines of progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="the shipped 'tiny', a folder, a hub id")
-    parser.add_argument("target", metavar="OUT", help="the folder to write")
-    parser.add_argument("--format", choices=FORMATS, default="transformers", help="what to write")
     parser.add_argument(
+        "source", metavar="FROM", help="the shipped 'tiny', a folder, an .npz, a file, a hub id"
+    )
+    parser.add_argument("target", metavar="TO", help="what to write; its name says the format")
+    parser.add_argument(
+        "--format",
+        choices=("transformers", "big_vision", "native"),
+        help="what to write (default: what TO says)",
+    )
+    parser.add_argument(
+        "--dtype",
         "--save-dtype",
         choices=["float32", "bfloat16", "float16"],
-        help="type of the weights in the file (default: as in memory)",
+        help="type of the weights in the file (default: each tensor's own)",
     )
+    parser.add_argument("--tokenizer", metavar="FILE", help="where FROM carries none")
+    parser.add_argument(
+        "--drop",
+        metavar="WHAT,...",
+        default="",
+        help="leave behind what TO cannot hold: tokenizer, padding, codec, processor, context",
+    )
+    parser.add_argument("--force", action="store_true", help="replace TO if it is a checkpoint")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     add_json(parser)
-    add_loading(parser.add_argument_group("model"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load, save beside the target, move into place."""
-    target = Path(args.target)
-    if target.exists():
-        raise UsageError(f"{target} exists; remove it or name another")
-    if not target.parent.is_dir():
-        raise UsageError(f"there is no folder {target.parent} to write into")
-    model = load_model(args)
-    with whole(target) as partial:
-        model.save(partial, format=args.format, dtype=args.save_dtype)
-    say(f"wrote {target}")
+    """Convert, and say what was written."""
+    from heliodor import zoo
+    from heliodor.checkpoints.convert import convert
+    from heliodor.errors import InputError
+
+    tell = _Teller()
+    try:
+        done = convert(
+            zoo.TINY if args.source == "tiny" else args.source,
+            args.target,
+            format=args.format,
+            dtype=args.dtype,
+            tokenizer=args.tokenizer,
+            drop=[word for word in args.drop.split(",") if word],
+            force=args.force,
+            revision=args.revision,
+            progress=tell,
+        )
+    except InputError as error:
+        raise UsageError(str(error)) from error
+    finally:
+        tell.close()
+    left = f", without {', '.join(done.dropped)}" if done.dropped else ""
+    say(f"wrote {done.path} ({done.format}, {done.tensors} tensors, each read back){left}")
     if args.json:
-        emit({"path": str(target), "format": args.format})
+        emit(
+            {
+                "path": str(done.path),
+                "format": done.format,
+                "tensors": done.tensors,
+                "dropped": list(done.dropped),
+            }
+        )
     return 0
+
+
+class _Teller:
+    """One line on stderr that says how far the work is; a line a stage where stderr is a file."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._last = 0.0
+        self._live = sys.stderr.isatty()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Say how far it is, not too often."""
+        if stage != self._stage:
+            self.close()
+            self._stage, self._last = stage, 0.0
+            if not self._live:
+                say(f"{stage} {total:,} values")
+        now = time.monotonic()
+        if self._live and (now - self._last >= _PAUSE or done == total):
+            self._last = now
+            print(f"\r{stage} {done / max(1, total):4.0%}", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the line."""
+        if self._live and self._stage:
+            print(file=sys.stderr)
+        self._stage = ""

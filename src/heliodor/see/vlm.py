@@ -9,18 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from heliodor import zoo
-from heliodor.checkpoints import TransformersCheckpoint, open_checkpoint
+from heliodor.checkpoints import open_paligemma
 from heliodor.checkpoints import transformers as transformers_layout
+from heliodor.checkpoints.adapters import find_adapter, merged
+from heliodor.checkpoints.contents import Contents
 from heliodor.checkpoints.maskcodec import (
     CODEC_NAMES,
     find_mask_codec,
     read_mask_codec,
     write_mask_codec,
 )
+from heliodor.checkpoints.native import NativeCheckpoint
+from heliodor.checkpoints.native import save as save_native
+from heliodor.checkpoints.recognise import Kind
+from heliodor.checkpoints.transformers import TransformersCheckpoint
+from heliodor.checkpoints.weights import Weight, assemble
 from heliodor.errors import ConfigError, InputError, PromptError
 from heliodor.generation import DetectGrammar, RepeatStop
 from heliodor.image import ImageProcessor
@@ -41,6 +49,9 @@ from heliodor.see.inputs import ImageFeatures, Picture, check_device, check_list
 from heliodor.see.masks import to_segments
 from heliodor.text import Tokenizer
 
+if TYPE_CHECKING:
+    from heliodor.checkpoints import PaliGemmaCheckpoint
+
 __all__ = ["Generation", "ImageFeatures", "VisionLanguageModel", "load"]
 
 _SEPARATOR = " ; "
@@ -50,30 +61,36 @@ NO_LOOP = RepeatStop(times=6, shortest=2)
 """Ends an answer that goes round in circles, and lets "100000" and a row of zeros pass."""
 
 
-def load(
+def load(  # noqa: PLR0913 - each is one wish of the caller's
     source: str | Path = "tiny",
     *,
     revision: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     image_size: int | None = None,
+    adapter: str | Path | None = None,
     tokenizer: str | Path | None = None,
     codec: str | Path | None = None,
+    final_cap: bool = True,
 ) -> VisionLanguageModel:
-    """Load a PaliGemma.
+    """Load a PaliGemma, 1 or 2.
 
     Args:
         source: ``"tiny"``, the model in this package; a folder in transformers layout (a Path,
-            "./tiny" too, is always a folder); or a hub id such as
-            ``google/paligemma-3b-mix-224``.
+            "./tiny" too, is always a path); a big_vision ``.npz``; a native file; or a hub id such
+            as ``google/paligemma-3b-mix-224``.
         revision: branch, tag or commit of a hub id, for instance ``bfloat16``.
         dtype: in which the weights rest, ``"float32"``, ``"bfloat16"`` or ``"float16"``; by
             default the file's own, for tiny float32.
         device: "cpu", "cuda", ...
         image_size: another resolution than the checkpoint's; positions are then resized.
-        tokenizer: a ``tokenizer.json`` or SentencePiece file, where the folder carries none.
+        adapter: the folder or hub id of a LoRA adapter in peft's layout, merged into the weights.
+        tokenizer: a ``tokenizer.json`` or SentencePiece file, where the checkpoint carries none, as
+            an npz does.
         codec: the npz file of the mask codec whose codes the model writes; for the official
-            checkpoints big_vision's ``vae-oid.npz``. By default the one in the folder, if any.
+            checkpoints big_vision's ``vae-oid.npz``. By default the one beside the weights, if any.
+        final_cap: False leaves out PaliGemma 2's soft cap on logits, as big_vision's settings for
+            single tasks do. The likeliest token is the same either way, probabilities are not.
 
     Raises:
         CheckpointError: the files are missing, broken, or of another family.
@@ -81,20 +98,40 @@ def load(
         InputError: a device that is not there, or a revision of what is not on the hub.
     """
     check_device(device)
+    checkpoint: PaliGemmaCheckpoint
     if source == "tiny":
         if revision is not None:
             raise InputError(f"tiny ships in the package and has no revision {revision!r}")
         checkpoint = TransformersCheckpoint(folder=zoo.TINY, source="tiny")
         dtype = "float32" if dtype is None else dtype
     else:
-        checkpoint = open_checkpoint(source, revision=revision)
-    beside = zoo.MASK_CODEC if source == "tiny" else find_mask_codec(checkpoint.folder)
+        checkpoint = open_paligemma(source, revision=revision)
+    model = checkpoint.load(dtype=dtype, device=device, image_size=image_size, final_cap=final_cap)
+    if adapter is not None:
+        weights = merged(checkpoint.weights(), find_adapter(adapter), checkpoint.config())
+        model = assemble(
+            model.config,
+            weights,
+            place=Path(checkpoint.source),
+            dtype=model.language.embedding.weight.dtype,
+            device=device,
+        )
     return VisionLanguageModel(
-        model=checkpoint.load(dtype=dtype, device=device, image_size=image_size),
+        model=model,
         tokenizer=checkpoint.tokenizer() if tokenizer is None else Tokenizer.from_file(tokenizer),
         processor=checkpoint.processor(image_size),
-        codec=beside if codec is None else Path(codec),
+        codec=_codec_of(checkpoint) if codec is None else Path(codec),
     )
+
+
+def _codec_of(checkpoint: PaliGemmaCheckpoint) -> Path | MaskCodec | None:
+    """The mask codec inside a native file, or beside the weights of another format."""
+    if isinstance(checkpoint, NativeCheckpoint):
+        return checkpoint.mask_codec()
+    if isinstance(checkpoint, TransformersCheckpoint):
+        shipped = checkpoint.folder == zoo.TINY
+        return zoo.MASK_CODEC if shipped else find_mask_codec(checkpoint.folder)
+    return find_mask_codec(checkpoint.path.parent)
 
 
 class VisionLanguageModel(Engine):
@@ -209,22 +246,46 @@ class VisionLanguageModel(Engine):
         format: str = "transformers",  # noqa: A002 - the public name
         dtype: str | torch.dtype | None = None,
     ) -> None:
-        """Write the model to a folder, whole or not at all, and the mask codec beside it.
+        """Write the model, whole or not at all, and the mask codec with it.
 
         Args:
-            path: a folder, made if it does not exist.
-            format: "transformers": what its from_pretrained loads.
+            path: a folder, made if it does not exist; for the other formats a file.
+            format: "transformers", a folder that its from_pretrained loads; "native", one
+                ``.safetensors`` file with everything in it; "big_vision", an ``.npz`` of the
+                weights alone: tokenizer and mask codec are given when it is loaded.
             dtype: of the tensors in the file; None keeps the model's.
 
         Raises:
-            ConfigError: a format that is not written.
+            ConfigError: a format that is not written, or one that cannot say what this model is.
             CheckpointError: the disk refused.
         """
-        if format != "transformers":
-            raise ConfigError(f"format {format!r} is not written; there is 'transformers'")
-        transformers_layout.save(self.model, self.tokenizer, self.processor, path, dtype=dtype)
-        if self._codec is not None:
-            write_mask_codec(self.codec, Path(path) / CODEC_NAMES[0], dtype="float32")
+        if format == "transformers":
+            transformers_layout.save(self.model, self.tokenizer, self.processor, path, dtype=dtype)
+            if self._codec is not None:
+                write_mask_codec(self.codec, Path(path) / CODEC_NAMES[0], dtype="float32")
+        elif format == "native":
+            save_native(self._contents(), path, dtype=dtype)
+        elif format == "big_vision":
+            from heliodor.checkpoints import bigvision  # noqa: PLC0415 - one format of three
+
+            bigvision.save(self.model, path, dtype=dtype)
+        else:
+            raise ConfigError(
+                f"format {format!r} is not written; there are 'transformers', 'native' and "
+                "'big_vision'"
+            )
+
+    def _contents(self) -> Contents:
+        state = self.model.state_dict()
+        return Contents(
+            kind=Kind.NATIVE,
+            family="paligemma",
+            config=self.model.config,
+            weights={name: Weight.of(name, tensor) for name, tensor in state.items()},
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            codec=None if self._codec is None else self.codec,
+        )
 
     def _answer(self, image: Picture, prompt: str, max_new_tokens: int) -> Answer:
         (found,) = self.generate(

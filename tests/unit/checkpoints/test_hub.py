@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from heliodor.checkpoints import hub, open_checkpoint
+from heliodor.checkpoints import TransformersCheckpoint, hub, locate, open_checkpoint
 from heliodor.errors import ConfigError, HubError, InputError
 
 httpx = pytest.importorskip(errors.HfHubHTTPError.__bases__[0].__module__.split(".")[0])
@@ -105,19 +105,27 @@ def test_the_real_library_refuses_a_bad_id(tmp_path: Path) -> None:
         hub.resolve("a..b/c--d", cache=tmp_path)
 
 
+def paligemma_folder(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "paligemma"}')
+    return folder
+
+
 def test_a_folder_counts_before_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake(monkeypatch, AssertionError("the hub was asked"))
-    (tmp_path / "google" / "model").mkdir(parents=True)
+    paligemma_folder(tmp_path / "google" / "model")
     monkeypatch.chdir(tmp_path)
     found = open_checkpoint("google/model")
+    assert isinstance(found, TransformersCheckpoint)
     assert found.folder == Path("google/model")
     with pytest.raises(InputError, match="is a folder, which has no revision 'v1'"):
         open_checkpoint("google/model", revision="v1")
 
 
 def test_an_id_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = fake(monkeypatch, str(tmp_path))
+    given = fake(monkeypatch, str(paligemma_folder(tmp_path)))
     found = open_checkpoint(NAME, revision="float16")
+    assert isinstance(found, TransformersCheckpoint)
     assert (found.folder, found.source) == (tmp_path, NAME)
     assert (given["repo_id"], given["revision"]) == (NAME, "float16")
 
@@ -125,8 +133,8 @@ def test_an_id_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("pt_224.npz", r"big_vision's \.npz files cannot be read yet"),
-        ("no-such-folder", "does not exist; expected a folder, or a hub id"),
+        ("pt_224.npz", r"pt_224\.npz does not exist; expected a folder"),
+        ("no-such-folder", "does not exist; expected a folder .* or a hub id"),
         ("a/b/c", "does not exist"),
         ("./a/b", "does not exist"),
         ("../b", "does not exist"),
@@ -144,7 +152,62 @@ def test_what_is_neither_folder_nor_id_is_refused(
         open_checkpoint(source)
 
 
-def test_a_weights_file_points_to_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ConfigError, match="is a file; give the folder"):
-        open_checkpoint(tmp_path / "model.safetensors")
+def listed(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: names)
+
+
+def test_of_a_repository_of_npz_files_the_only_one_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = fake(monkeypatch, str(tmp_path))
+    listed(monkeypatch, ["README.md", "pt_224.bf16.npz", "vae-oid.npz"])
+    (tmp_path / "pt_224.bf16.npz").write_bytes(b"")
+    assert hub.resolve_model(f"{NAME}-jax") == tmp_path / "pt_224.bf16.npz"
+    kept = huggingface_hub.utils.filter_repo_objects(
+        ["pt_224.bf16.npz", "pt_224.npz", "vae-oid.npz", "tokenizer.model"],
+        allow_patterns=given["allow_patterns"],
+    )
+    assert list(kept) == ["pt_224.bf16.npz", "tokenizer.model"]
+
+
+def test_pieces_are_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = fake(monkeypatch, str(tmp_path))
+    listed(monkeypatch, [f"pt_28b.npz.part{i}" for i in range(3)])
+    (tmp_path / "pt_28b.npz.part0").write_bytes(b"")
+    assert hub.resolve_model(f"{NAME}-jax") == tmp_path / "pt_28b.npz"
+    assert "pt_28b.npz.part*" in given["allow_patterns"]
+
+
+def test_of_several_npz_files_one_must_be_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = fake(monkeypatch, str(tmp_path))
+    listed(monkeypatch, ["a.f16.npz", "a.npz", "b.npz.part1", "b.npz.part2"])
+    with pytest.raises(ConfigError, match=rf"holds 3 npz files .*say which, as in {NAME}/a\.f16"):
+        hub.resolve_model(NAME)
+    assert given == {}
+    (tmp_path / "a.npz").write_bytes(b"")
+    assert hub.resolve_model(NAME, file="a.npz") == tmp_path / "a.npz"
+    assert "a.f16.npz" not in given["allow_patterns"]
+    with pytest.raises(ConfigError, match=r"has no file c\.npz: see https://"):
+        hub.resolve_model(NAME, file="c.npz")
+
+
+def test_an_id_with_a_file_names_that_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def resolve_model(*given: Any, **more: Any) -> Path:
+        asked.append((given, more))
+        return tmp_path
+
+    monkeypatch.setattr(hub, "resolve_model", resolve_model)
+    assert locate(f"{NAME}-jax/pt.npz", revision="v1") == tmp_path
+    assert asked == [((f"{NAME}-jax",), {"revision": "v1", "file": "pt.npz"})]
+    with pytest.raises(ConfigError, match="does not exist"):
+        locate(f"{NAME}/config.json")
+
+
+def test_an_adapter_is_two_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = fake(monkeypatch, str(tmp_path))
+    assert locate("somebody/lora", adapter=True) == tmp_path
+    assert given["allow_patterns"] == ["adapter_config.json", "adapter_model.safetensors"]

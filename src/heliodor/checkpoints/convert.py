@@ -1,0 +1,425 @@
+"""From one checkpoint format to another, tensor by tensor.
+
+    convert("google/paligemma-3b-pt-224", "pt_224.npz", drop={"tokenizer", "padding"})
+
+What would be lost is refused and named, unless the caller drops it by name. Everything is written
+under a temporary name beside the target and read back from there: each tensor must hold the
+source's values in the type asked for, and each configuration must be the source's. Only then does
+it get its name.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from heliodor.checkpoints import locate, open_found
+from heliodor.checkpoints import native as native_file
+from heliodor.checkpoints import transformers as transformers_layout
+from heliodor.checkpoints.contents import (
+    Contents,
+    as_network,
+    differing_fields,
+    open_contents,
+    same_values,
+    watched,
+)
+from heliodor.checkpoints.files import Replacement, sync_folder
+from heliodor.checkpoints.maskcodec import CODEC_NAMES, write_mask_codec
+from heliodor.checkpoints.recognise import Kind, recognise
+from heliodor.checkpoints.weights import EMBEDDING, parse_dtype
+from heliodor.errors import CheckpointError, ConfigError, InputError
+from heliodor.image import ImageProcessor, Resize
+from heliodor.models.maskcodec import MaskCodec
+from heliodor.text import GemmaTokenizer, Tokenizer
+
+FORMATS = ("transformers", "big_vision", "native")
+DROPPABLE = ("tokenizer", "padding", "codec", "processor", "context")
+"""What may be left behind, by the name that ``drop`` and ``--drop`` take."""
+
+_OURS = re.compile(
+    r"(config|generation_config|preprocessor_config|processor_config|tokenizer|tokenizer_config|"
+    r"special_tokens_map|added_tokens|model\.safetensors\.index)\.json|chat_template\.(json|jinja)|"
+    r"model(-\d+-of-\d+)?\.safetensors|(tokenizer|spiece)\.model|maskcodec\.npz|vae-oid\.npz"
+)
+"""What lies in a checkpoint's folder."""
+_UNSAID = ("language.context",)  # fields that change no value the network computes
+_OLD = "replaced"
+_PADDED = ("language.vocab_size", "image_token")  # fields that say where padding begins
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, and how many values of how many are through."""
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    del stage, done, total
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Converted:
+    """What was written.
+
+    Attributes:
+        path: where.
+        format: one of ``FORMATS``.
+        tensors: number of the network's tensors, each compared with its source.
+        dropped: what the source holds and the target does not, by the names in ``DROPPABLE``.
+    """
+
+    path: Path
+    format: str
+    tensors: int
+    dropped: tuple[str, ...]
+
+
+def convert(  # noqa: PLR0913 - each is one wish of the caller's
+    source: str | Path,
+    target: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002 - the public name
+    dtype: str | torch.dtype | None = None,
+    tokenizer: str | Path | None = None,
+    drop: Collection[str] = (),
+    force: bool = False,
+    revision: str | None = None,
+    progress: Progress = _silent,
+) -> Converted:
+    """Write a checkpoint in another format or type.
+
+    Args:
+        source: what :func:`~heliodor.checkpoints.open_checkpoint` takes.
+        target: a path that does not exist: ``x.npz``, ``x.safetensors``, or a folder.
+        format: one of ``FORMATS``; by default what the target's name says.
+        dtype: of the network's tensors; None keeps each one's own.
+        tokenizer: a vocabulary file, where the source carries none.
+        drop: what to leave behind, of ``DROPPABLE``; anything else that would be lost is refused.
+        force: replace what stands at the target, if it is a checkpoint.
+        revision: of a hub id.
+        progress: called as the work goes on.
+
+    Raises:
+        CheckpointError: something would be lost, a value does not fit the type, what was written
+            reads back as something else, or the disk refused. The target is as it was.
+        InputError: a target that exists, or one that is the source.
+    """
+    unknown = sorted(set(drop) - {*DROPPABLE})
+    if unknown:
+        raise InputError(f"{unknown[0]!r} cannot be dropped; {', '.join(DROPPABLE)} can")
+    place = Path(target).expanduser().resolve()
+    kind = target_kind(place, format)
+    found = recognise(locate(source, revision=revision))
+    _check_target(place, found.path, force=force)
+    contents = open_contents(open_found(found, str(source)), found.kind, found.family)
+    if tokenizer is not None:
+        contents = replace(contents, tokenizer=_open_tokenizer(tokenizer, contents))
+    chosen = None if dtype is None else parse_dtype(dtype)
+    kept, dropped = _without(contents, kind, frozenset(drop))
+    total = sum(weight.count for weight in kept.weights.values())
+    with _staged(place) as stage:
+        counted = watched(kept.weights, _counter(partial(progress, "writing"), total))
+        _WRITERS[kind, kept.family](replace(kept, weights=counted), stage, chosen)
+        counted = watched(kept.weights, _counter(partial(progress, "verifying"), total))
+        _verify(replace(kept, weights=counted), stage, chosen, frozenset(drop))
+        _commit(stage, place)
+    return Converted(path=place, format=kind.value, tensors=len(kept.weights), dropped=dropped)
+
+
+def _open_tokenizer(path: str | Path, contents: Contents) -> Any:
+    if contents.family == "siglip":
+        from heliodor.text.fixed import FixedTokenizer  # noqa: PLC0415
+
+        return FixedTokenizer.from_file(path, length=contents.config.text.length)
+    kind = Tokenizer if contents.family == "paligemma" else GemmaTokenizer
+    return kind.from_file(path)
+
+
+def target_kind(target: Path, name: str | None) -> Kind:
+    """The format to write: the one named, or what the target's suffix says.
+
+    Raises:
+        InputError: an unknown format, or a suffix that belongs to another.
+    """
+    by_suffix = {".npz": Kind.BIG_VISION, ".safetensors": Kind.NATIVE}
+    told = by_suffix.get(target.suffix, Kind.TRANSFORMERS)
+    if name is None:
+        return told
+    if name not in FORMATS:
+        raise InputError(f"format {name!r} is not written; there are {', '.join(FORMATS)}")
+    if Kind(name) is not told:
+        ends = {kind.value: suffix for suffix, kind in by_suffix.items()}
+        wanted = f"a name that ends in {ends[name]}" if name in ends else "a folder's name"
+        raise InputError(f"{target.name} does not name a {name} checkpoint; give {wanted}")
+    return told
+
+
+def _check_target(target: Path, source: Path, *, force: bool) -> None:
+    """A target that is free, or that may be replaced."""
+    origin = source.resolve()
+    if target == origin or origin in target.parents or target in origin.parents:
+        raise InputError(f"{target} and the source {origin} are one, or one holds the other")
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {target.parent} to write into")
+    if not target.exists():
+        return
+    if not force:
+        raise InputError(f"{target} exists; name another target, or give --force to replace it")
+    if target.is_dir():
+        _check_replaceable(target)
+    elif target.suffix not in (".npz", ".safetensors"):
+        raise InputError(f"{target} is no checkpoint file, and nothing else is replaced")
+
+
+def _check_replaceable(folder: Path) -> None:
+    """A folder in which nothing but a checkpoint lies: what else is there would be lost."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    others = [n for n in names if not _OURS.fullmatch(n) or (folder / n).is_dir()]
+    if others or (names and "config.json" not in names):
+        what = f"holds {others[0]} too" if others else "has no config.json"
+        raise InputError(
+            f"{folder} {what}: only a folder with a checkpoint and nothing else is replaced"
+        )
+
+
+def _counter(tell: Callable[[int, int], None], total: int) -> Callable[[int], None]:
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        tell(min(done, total), total)
+
+    return tick
+
+
+def _without(
+    contents: Contents, kind: Kind, drop: frozenset[str]
+) -> tuple[Contents, tuple[str, ...]]:
+    """The contents as the format can hold them, and what is left behind.
+
+    Raises:
+        CheckpointError: something would be lost that the caller did not drop.
+        ConfigError: the format asks for what is not there, or has no such family.
+    """
+    if (kind, contents.family) not in _WRITERS:
+        raise ConfigError(f"the format {kind.value} has no layout for a {contents.family} model")
+    if contents.tokenizer is None and kind is Kind.TRANSFORMERS:
+        raise ConfigError(
+            f"a folder in transformers layout needs a tokenizer, which {contents.kind.value} does "
+            "not carry: pass one (--tokenizer FILE)"
+        )
+    lost = _losses(contents, kind)
+    kept = {name: why for name, why in lost.items() if name not in drop}
+    if kept:
+        said = "; ".join(f"{why} ({name})" for name, why in kept.items())
+        raise CheckpointError(
+            f"the target would lose {said}. To leave that behind, say --drop {','.join(kept)}"
+        )
+    if "padding" in lost:
+        contents = _without_padding(contents)
+    if "tokenizer" in lost:
+        contents = replace(contents, tokenizer=None)
+    if "codec" in lost:
+        contents = replace(contents, codec=None)
+    return contents, tuple(lost)
+
+
+def _losses(contents: Contents, kind: Kind) -> dict[str, str]:
+    """What an npz does not hold: arrays are all it has."""
+    if kind is not Kind.BIG_VISION:
+        return {}
+    lost: dict[str, str] = {}
+    if contents.tokenizer is not None and contents.kind is not Kind.BIG_VISION:
+        lost["tokenizer"] = "the tokenizer, which is then given when the npz is loaded"
+    if contents.codec is not None:
+        lost["codec"] = "the mask codec, which an npz keeps in a file of its own"
+    if contents.processor is not None:
+        theirs = ImageProcessor(size=contents.processor.size, resize=Resize.BIG_VISION)
+        if contents.processor != theirs:
+            lost["processor"] = (
+                f"how pictures are resized ({contents.processor.resize.value}, read back as "
+                f"{theirs.resize.value})"
+            )
+    if contents.family == "paligemma":
+        lost |= _losses_of_config(contents)
+    return lost
+
+
+def _losses_of_config(contents: Contents) -> dict[str, str]:
+    """What shapes do not tell of a PaliGemma.
+
+    Raises:
+        ConfigError: they would tell of another model.
+    """
+    from heliodor.checkpoints import bigvision_config, bigvision_layout  # noqa: PLC0415
+
+    path = Path("the target")
+    bigvision_config.check_expressible(contents.config, path)
+    stacking = bigvision_layout.Stacking()
+    shapes = {a.name: a.shape for a in bigvision_layout.arrays(contents.config, stacking)}
+    becomes = bigvision_config.infer_config(shapes, stacking, path).language.context
+    lost: dict[str, str] = {}
+    rows, named = contents.config.language.vocab_size, contents.config.num_predicted
+    if rows > named:
+        lost["padding"] = f"rows {named} to {rows - 1} of the embedding table, which are no tokens"
+    was = contents.config.language.context
+    if was != becomes:
+        lost["context"] = f"that the model takes {was} positions, read back as {becomes}"
+    return lost
+
+
+def _without_padding(contents: Contents) -> Contents:
+    """The embedding table cut behind its last token."""
+    rows = contents.config.num_predicted
+    table = contents.weights[EMBEDDING]
+    cut = replace(table, shape=(rows, *table.shape[1:]), read=lambda: table.read()[:rows])
+    language = replace(contents.config.language, vocab_size=rows)
+    return replace(
+        contents,
+        config=replace(contents.config, language=language),
+        weights={**contents.weights, EMBEDDING: cut},
+    )
+
+
+@contextmanager
+def _staged(target: Path) -> Generator[Path]:
+    """A path of the target's name in a folder of its own beside it; removed in any case."""
+    folder = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+    try:
+        folder.mkdir()
+        yield folder / target.name
+    except OSError as error:
+        raise CheckpointError(
+            f"writing {target} failed, nothing was changed: {error.strerror or error}"
+        ) from error
+    finally:
+        if target.exists() or not (folder / _OLD).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _commit(stage: Path, target: Path) -> None:
+    """Give what was written its name; what stood there goes when the new one stands."""
+    if not target.is_dir():
+        stage.replace(target)
+    else:
+        old = stage.parent / _OLD
+        try:
+            target.replace(old)
+            stage.replace(target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.replace(target)
+            raise
+    sync_folder(target.parent)
+
+
+def _verify(
+    contents: Contents, stage: Path, dtype: torch.dtype | None, drop: frozenset[str]
+) -> None:
+    """Read back what was written and hold it against the source."""
+    found = recognise(stage)
+    back = open_contents(open_found(found, str(stage)), found.kind, found.family)
+    _verify_facts(contents, back, drop)
+    _verify_codec(contents.codec, back.codec)
+    for name, weight in contents.weights.items():
+        written = dtype or weight.dtype
+        if not same_values(weight, back.weights[name], written):
+            raise CheckpointError(
+                f"{weight.name} reads back from the target as other values than the source's in "
+                f"{written}: a disk that fails, or a mistake of heliodor. Nothing was written"
+            )
+
+
+def _verify_facts(contents: Contents, back: Contents, drop: frozenset[str]) -> None:
+    """Configuration and processor as they were, but for what was dropped."""
+    changed = differing_fields(contents.config, back.config)
+    for name in _PADDED:
+        if back.kind is Kind.BIG_VISION or contents.kind is Kind.BIG_VISION:
+            changed.pop(name, None)
+    lost = {name: changed.pop(name) for name in _UNSAID if name in changed}
+    if changed:
+        name, (was, becomes) = next(iter(changed.items()))
+        raise CheckpointError(
+            f"the format {back.kind.value} cannot say that {name} is {was}; it would be read as "
+            f"{becomes}, and the model would be another ({len(changed)} such)"
+        )
+    said = [f"{name} {was}, read as {becomes}" for name, (was, becomes) in lost.items()]
+    said = [] if "context" in drop else said
+    if contents.processor != back.processor and "processor" not in drop:
+        said.append(f"{contents.processor}, read as {back.processor}")
+    if said:
+        raise CheckpointError(f"the target would lose {'; '.join(said)}")
+
+
+def _verify_codec(codec: MaskCodec | None, back: MaskCodec | None) -> None:
+    if codec is None and back is None:
+        return
+    if codec is not None and back is not None:
+        ours, theirs = codec.state_dict(), back.state_dict()
+        if ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours):
+            return
+    raise CheckpointError("the mask codec reads back otherwise than it was; nothing was written")
+
+
+def _write_transformers(contents: Contents, stage: Path, dtype: torch.dtype | None) -> None:
+    assert contents.processor is not None
+    with Replacement(stage) as new:
+        transformers_layout.write(
+            new,
+            contents.config,
+            contents.weights,
+            contents.tokenizer,
+            contents.processor,
+            dtype=dtype,
+        )
+    if contents.codec is not None:
+        write_mask_codec(contents.codec, stage / CODEC_NAMES[0], dtype="float32")
+
+
+def _write_native(contents: Contents, stage: Path, dtype: torch.dtype | None) -> None:
+    native_file.save(contents, stage, dtype=dtype)
+
+
+def _write_big_vision(contents: Contents, stage: Path, dtype: torch.dtype | None) -> None:
+    from heliodor.checkpoints import bigvision  # noqa: PLC0415
+
+    bigvision.write(contents.config, contents.weights, stage, dtype=dtype)
+
+
+def _write_language(contents: Contents, stage: Path, dtype: torch.dtype | None) -> None:
+    from heliodor.checkpoints.language import save_language  # noqa: PLC0415
+
+    save_language(
+        as_network(contents), contents.tokenizer, stage, dtype=dtype, **(contents.extra or {})
+    )
+
+
+def _write_pair(contents: Contents, stage: Path, dtype: torch.dtype | None) -> None:
+    from heliodor.checkpoints.siglip import save_pair  # noqa: PLC0415
+
+    assert contents.processor is not None
+    save_pair(as_network(contents), contents.tokenizer, contents.processor, stage, dtype=dtype)
+
+
+def _write_pair_npz(contents: Contents, stage: Path, dtype: torch.dtype | None) -> None:
+    from heliodor.checkpoints.siglip_npz import save_pair_npz  # noqa: PLC0415
+
+    save_pair_npz(as_network(contents), stage, dtype=dtype)
+
+
+_WRITERS: dict[tuple[Kind, str], Callable[[Contents, Path, torch.dtype | None], None]] = {
+    (Kind.TRANSFORMERS, "paligemma"): _write_transformers,
+    (Kind.NATIVE, "paligemma"): _write_native,
+    (Kind.BIG_VISION, "paligemma"): _write_big_vision,
+    (Kind.TRANSFORMERS, "siglip"): _write_pair,
+    (Kind.BIG_VISION, "siglip"): _write_pair_npz,
+    (Kind.TRANSFORMERS, "gemma"): _write_language,
+}
