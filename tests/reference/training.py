@@ -1,7 +1,7 @@
 """Training, slowly and plainly: losses token by token, big_vision's optimiser in numpy.
 
 Sources: big_vision ``trainers/proj/paligemma/train.py``, ``trainers/proj/image_text/siglip.py``,
-``optax.py``.
+``optax.py``; for Muon, K. Jordan and others, kellerjordan.github.io/posts/muon.
 """
 
 from __future__ import annotations
@@ -34,6 +34,28 @@ def answer_loss(logits: Floats, tokens: Sequence[int], prefix: int) -> float:
         for place in range(prefix, len(tokens))
     ]
     return sum(each) / max(len(each), 1)
+
+
+def near_loss(
+    logits: Sequence[float], target: int, *, first: int, count: int, spread: float
+) -> float:
+    """Cross entropy against a bell around one token, among its likes and up to two spreads away."""
+    reach = max(1, round(2 * spread))
+    known = range(max(first, target - reach), min(first + count, target + reach + 1))
+    weights = [math.exp(-0.5 * ((token - target) / spread) ** 2) for token in known]
+    shares = [weight / sum(weights) for weight in weights]
+    each = [cross_entropy(logits, token) for token in known]
+    return sum(share * loss for share, loss in zip(shares, each, strict=True))
+
+
+def share_loss(logits: Floats, shares: Floats) -> float:
+    """Binary cross entropy with shares, answer by answer: summed over columns, mean over rows."""
+    total = 0.0
+    for row, wanted in zip(logits, shares, strict=True):
+        for value, share in zip(row.tolist(), wanted.tolist(), strict=True):
+            chance = 1 / (1 + math.exp(-value))
+            total -= share * math.log(chance) + (1 - share) * math.log(1 - chance)
+    return total / len(logits)
 
 
 def pair_loss(logits: Floats, same: NDArray[np.bool_]) -> float:
@@ -86,6 +108,35 @@ class Adam:
             shrink = self.decay * self.parameters[name] if name in self.decayed else 0.0
             self.parameters[name] = self.parameters[name] - share * (self.rate * adam + shrink)
         return norm
+
+
+def quintic(matrix: Floats) -> Floats:
+    """Muon's five steps of an odd polynomial, on the singular values themselves."""
+    left, sizes, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    sizes = sizes / np.sqrt((sizes**2).sum())
+    for _ in range(5):
+        sizes = 3.4445 * sizes - 4.7750 * sizes**3 + 2.0315 * sizes**5
+    return (left * sizes) @ right
+
+
+class Muon:
+    """Muon on one matrix, with decay beside the rate.
+
+    Nesterov's momentum m <- beta m + g; update = -share * (rate * stretch * quintic(g + beta m) +
+    decay * matrix), stretch the root of rows by columns, at least 1.
+    """
+
+    def __init__(self, matrix: Floats, *, rate: float, beta: float, decay: float = 0.0) -> None:
+        self.matrix = matrix.astype(np.float64)
+        self.rate, self.beta, self.decay = rate, beta, decay
+        self.momentum = np.zeros(matrix.shape)
+
+    def step(self, gradient: Floats, share: float) -> None:
+        """Move the matrix."""
+        self.momentum = self.beta * self.momentum + gradient
+        rows, columns = self.matrix.shape
+        turned = math.sqrt(max(1.0, rows / columns)) * quintic(gradient + self.beta * self.momentum)
+        self.matrix = self.matrix - share * (self.rate * turned + self.decay * self.matrix)
 
 
 class CodeBook:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,14 @@ from torch import nn
 from heliodor.models.gemma import GemmaConfig
 from heliodor.models.pair import SiglipPair, SiglipPairConfig, SiglipTextConfig
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
-from heliodor.models.siglip import SiglipVisionConfig
-from heliodor.teach.init import centre_pair, initialise
+from heliodor.models.siglip import SiglipVision, SiglipVisionConfig
+from heliodor.teach.init import (
+    centre_pair,
+    initialise,
+    order_rows,
+    pattern_rows,
+    wave_positions,
+)
 
 VISION = SiglipVisionConfig(
     image_size=64, patch_size=8, width=64, depth=2, num_heads=2, mlp_width=128
@@ -143,3 +150,78 @@ def test_a_centred_pair_has_no_mean_direction_left() -> None:
     # The network of the pooling head reads what the first shift moved: its own shift is exact.
     assert float(pictures.mean(0).norm()) < 1e-5
     assert float(texts.mean(0).norm()) < 1e-5
+
+
+def table(rows: int, width: int) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(9)) * width**-0.5
+
+
+def test_ordered_rows_resemble_their_neighbours_and_fewer_the_further_away() -> None:
+    """A bell of noise: the likeness of two rows falls as exp(-(d / 2 reach)^2), by 1.09 for the
+    0.3 of its own that each row has."""
+    rows = table(1100, 256)
+    before = rows.clone()
+    order_rows(rows, 50, 1000, seed=4)
+    assert torch.equal(rows[:50], before[:50])
+    assert torch.equal(rows[1050:], before[1050:])
+    ordered = rows[50:1050]
+    assert ordered.norm(dim=1).tolist() == pytest.approx([1.0] * 1000, rel=1e-5)
+    for away in (1, 4, 12, 24, 36, 120):
+        likeness = float((ordered[away:] * ordered[:-away]).sum(1).mean())
+        assert likeness == pytest.approx(math.exp(-((away / 24) ** 2)) / 1.09, abs=0.05)
+    assert (ordered[1:] * ordered[:-1]).sum(1).min() > 0.75
+    assert (ordered[200:] * ordered[:-200]).sum(1).abs().max() < 0.45
+
+
+def test_ordered_rows_are_a_function_of_their_seed() -> None:
+    first, same, other = (table(80, 32) for _ in range(3))
+    for rows, seed in ((first, 1), (same, 1), (other, 2)):
+        order_rows(rows, 0, 80, seed, reach=3.0)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_patterned_rows_resemble_each_other_as_their_patterns_do() -> None:
+    """Cosines of the centred patterns, by 1.25 for the half that each row has of its own."""
+    patterns = torch.randn(6, 8, generator=torch.Generator().manual_seed(2)) + 5.0
+    rows = table(10, 4096)
+    before = rows.clone()
+    pattern_rows(rows, 3, patterns, seed=4)
+    assert torch.equal(rows[:3], before[:3])
+    assert torch.equal(rows[9:], before[9:])
+    assert rows.norm(dim=1)[3:9].tolist() == pytest.approx([1.0] * 6, rel=1e-5)
+    centred = patterns - patterns.mean(0)
+    wanted = centred @ centred.T / torch.outer(centred.norm(dim=1), centred.norm(dim=1)) / 1.25
+    off = ~torch.eye(6, dtype=torch.bool)
+    found = (rows[3:9] @ rows[3:9].T)[off]
+    assert found.tolist() == pytest.approx(wanted[off].tolist(), abs=0.08)
+    assert wanted[off].abs().max() > 0.3
+
+
+def test_positions_start_as_waves_across_the_picture() -> None:
+    tower = SiglipVision(replace(VISION, width=34))
+    wave_positions(tower, 0.3)
+    found = tower.position.detach()
+    line = [index / 7 for index in range(8)]
+    for place in (0, 1, 9, 30, 63):
+        down, across = line[place // 8], line[place % 8]
+        for wave in range(17):
+            angle, waves = 2.39996 * wave, math.pi * 2 ** ((wave % 8) / 2)
+            phase = waves * (across * math.cos(angle) + down * math.sin(angle))
+            assert float(found[place, 2 * wave]) == pytest.approx(0.3 * math.sin(phase), abs=1e-5)
+            assert float(found[place, 2 * wave + 1]) == pytest.approx(
+                0.3 * math.cos(phase), abs=1e-5
+            )
+    assert found.norm(dim=1).tolist() == pytest.approx([0.3 * math.sqrt(17)] * 64, rel=1e-5)
+
+
+def test_near_patches_start_with_near_positions_and_no_two_are_alike() -> None:
+    tower = SiglipVision(VISION)
+    wave_positions(tower)
+    away = torch.cdist(tower.position, tower.position).detach()
+    places = torch.tensor([(row, column) for row in range(8) for column in range(8)]).float()
+    apart = torch.cdist(places, places)
+    near, two, far = ((apart == 1), (apart == 2), (apart > 2))
+    assert away[near].max() < away[two].min()
+    assert away[near].mean() < away[two].mean() < away[far].mean() - 0.1
+    assert away[near].min() > 1.5

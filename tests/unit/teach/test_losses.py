@@ -9,7 +9,13 @@ import pytest
 import torch
 from tests.reference import training as slow
 
-from heliodor.teach.losses import row_losses, sigmoid_loss, suffix_weights
+from heliodor.teach.losses import (
+    Nearness,
+    binary_loss,
+    row_losses,
+    sigmoid_loss,
+    suffix_weights,
+)
 
 
 def test_the_newline_predicts_the_first_answer_token_and_the_last_word_predicts_eos() -> None:
@@ -113,3 +119,70 @@ def test_the_sigmoid_loss_is_that_of_transformers() -> None:
     ours = sigmoid_loss(output.logits_per_image, torch.eye(3, dtype=torch.bool))
     assert float(ours) == pytest.approx(float(output.loss), rel=1e-6)
     assert float(ours) > 0.5
+
+
+@pytest.mark.parametrize("spread", [0.4, 1.0, 2.3, 6.0])
+def test_near_the_right_id_is_nearly_right(spread: float) -> None:
+    """Every target among nine ids of fourteen, those at both ends included, in a plain loop."""
+    logits = np.random.default_rng(2).normal(size=(9, 14)) * 3
+    near = Nearness(first=3, count=9, spread=spread)
+    found = near.losses(torch.tensor(logits), torch.arange(3, 12))
+    wanted = [
+        slow.near_loss(row.tolist(), target, first=3, count=9, spread=spread)
+        for row, target in zip(logits, range(3, 12), strict=True)
+    ]
+    assert found.tolist() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_target_at_the_edge_shares_with_one_side_only() -> None:
+    """A spread of 2 from the first of ten ids on: five ids by hand, and none before them."""
+    near = Nearness(first=4, count=10, spread=2.0)
+    logits = torch.full((1, 14), -1e4)
+    bell = [math.exp(-0.125 * away**2) for away in range(5)]
+    logits[0, 4:9] = torch.tensor([math.log(value / sum(bell)) for value in bell])
+    entropy = -sum(v / sum(bell) * math.log(v / sum(bell)) for v in bell)
+    assert float(near.losses(logits, torch.tensor([4]))) == pytest.approx(entropy, rel=1e-5)
+
+
+def test_a_narrow_bell_is_the_cross_entropy() -> None:
+    rng = np.random.default_rng(3)
+    logits, targets = torch.tensor(rng.normal(size=(7, 7)) * 4), torch.arange(7)
+    found = Nearness(first=0, count=7, spread=0.05).losses(logits, targets)
+    plain = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    assert found.tolist() == pytest.approx(plain.tolist(), rel=1e-9)
+    wide = Nearness(first=0, count=7, spread=1.0).losses(logits, targets)
+    assert (wide - plain).abs().min() > 1e-3
+
+
+def test_only_ids_in_order_share_their_targets() -> None:
+    """Two rows, of ids 0 and 7 beside places 2 to 5."""
+    logits = np.random.default_rng(4).normal(size=(5, 8)) * 2
+    targets = [0, 2, 5, 7, 4]
+    weights = torch.tensor([[True, True, True], [False, True, True]])
+    near = Nearness(first=2, count=4, spread=1.5)
+    found = row_losses(torch.tensor(logits), torch.tensor(targets), weights, near)
+    each = [
+        slow.near_loss(row.tolist(), t, first=2, count=4, spread=1.5)
+        if 2 <= t < 6
+        else slow.cross_entropy(row.tolist(), t)
+        for row, t in zip(logits, targets, strict=True)
+    ]
+    assert found.tolist() == pytest.approx([sum(each[:3]) / 3, sum(each[3:]) / 2], rel=1e-6)
+
+
+def test_no_target_among_the_ids_is_the_plain_loss() -> None:
+    logits, targets = torch.randn(3, 8), torch.tensor([0, 7, 1])
+    weights = torch.ones(1, 3, dtype=torch.bool)
+    near = Nearness(first=2, count=4, spread=1.5)
+    assert torch.equal(
+        row_losses(logits, targets, weights, near), row_losses(logits, targets, weights)
+    )
+
+
+def test_shares_are_learnt_answer_by_answer() -> None:
+    rng = np.random.default_rng(5)
+    logits, shares = rng.normal(size=(2, 3, 4)) * 3, rng.random((2, 3, 4))
+    shares[0, 0] = [0.0, 1.0, 0.5, 0.0]
+    found = binary_loss(torch.tensor(logits), torch.tensor(shares))
+    wanted = slow.share_loss(logits.reshape(6, 4), shares.reshape(6, 4))
+    assert float(found) == pytest.approx(wanted, rel=1e-9)

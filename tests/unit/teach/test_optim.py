@@ -1,4 +1,4 @@
-"""Schedule against a table, Adam against big_vision's rule in numpy."""
+"""Schedule against a table, Adam and Muon against their rules in numpy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from heliodor.errors import TrainingError
 from heliodor.models.pair import SiglipPair, SiglipPairConfig, SiglipTextConfig
-from heliodor.teach.optim import Adam, AdamConfig, Schedule
+from heliodor.teach.optim import Adam, AdamConfig, Schedule, orthogonal
 
 STEADY = Schedule(steps=100, warmup=0)
 
@@ -228,3 +228,155 @@ def test_half_a_state_is_refused() -> None:
     del kept["exp_avg_sq/vision.norm.weight"]
     with pytest.raises(TrainingError, match=r"differs in .*exp_avg_sq/vision.norm.weight"):
         Adam(module, replace(optimiser.config), STEADY).restore(kept)
+
+
+def uneven(rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """A matrix whose singular values fall from 3 to 0.3."""
+    rng = np.random.default_rng(seed)
+    left, _, right = np.linalg.svd(rng.normal(size=(rows, columns)), full_matrices=False)
+    return ((left * np.geomspace(3, 0.3, min(rows, columns))) @ right).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9), (6, 6), (48, 32)])
+def test_a_matrix_made_orthogonal_keeps_its_singular_vectors(shape: tuple[int, int]) -> None:
+    matrix = uneven(*shape)
+    found = orthogonal(torch.tensor(matrix))
+    assert found.dtype == torch.float32
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    inside = left.T @ found.numpy() @ right.T
+    sizes = np.diag(inside)
+    assert sizes.min() > 0.65
+    assert sizes.max() < 1.25
+    assert np.abs(inside - np.diag(sizes)).max() < 0.05  # bfloat16 has three digits
+    assert np.abs(found.numpy() - left @ inside @ right).max() < 0.02  # nothing beside them
+    np.testing.assert_allclose(found.numpy(), slow.quintic(matrix), atol=0.07)
+
+
+def test_its_size_does_not_matter_and_zero_stays_zero() -> None:
+    matrix = torch.tensor(uneven(5, 7))
+    assert torch.equal(orthogonal(matrix * 2.0**-12), orthogonal(matrix))
+    assert torch.equal(orthogonal(torch.zeros(5, 7)), torch.zeros(5, 7))
+
+
+TURNED = {"muon": 0.05, "turned": r"(up|q)\.weight$", "momentum": 0.9}
+
+
+@pytest.mark.parametrize("size", [0.01, 30.0])
+def test_five_steps_of_muon_equal_the_rule_and_the_rest_is_adams(size: float) -> None:
+    """A wide and a tall matrix; gradients below the clip of all together, and far above."""
+    module = Toy()
+    module.language["q"] = Part(6, 3)
+    config = AdamConfig(rate=0.02, decay=0.01, clip=2.5, **TURNED)
+    ours = Adam(module, config, Schedule(steps=6, warmup=3), threads=2)
+    start = values(module)
+    wide = slow.Muon(start["vision.up.weight"], rate=0.05, beta=0.9, decay=0.01)
+    tall = slow.Muon(start["language.q.weight"], rate=0.05, beta=0.9)
+    norm = slow.Adam(start, rate=0.02, decay=0.0, decayed=set(), clip=2.5)
+    rng = np.random.default_rng(3)
+    for step, share in enumerate([1 / 3, 2 / 3, 1.0, 1.0, 0.75]):
+        gradients = {
+            name: (rng.normal(size=value.shape) * size).astype(np.float32)
+            for name, value in start.items()
+        }
+        give(module, gradients)
+        length = ours.step(step)
+        assert length == pytest.approx(norm.step(gradients, share), rel=1e-5)
+        shrunk = min(1.0, 2.5 / length)
+        wide.step(gradients["vision.up.weight"] * shrunk, share)
+        tall.step(gradients["language.q.weight"] * shrunk, share)
+    found = values(module)
+    name = "vision.norm.weight"
+    np.testing.assert_allclose(found[name], norm.parameters[name], rtol=2e-5, atol=2e-6)
+    for name, rule in (("vision.up.weight", wide), ("language.q.weight", tall)):
+        moved = rule.matrix - start[name]
+        assert np.abs(moved).max() > 0.05
+        off = np.linalg.norm(found[name] - start[name] - moved)  # turned in bfloat16
+        assert off < 0.05 * np.linalg.norm(moved)
+
+
+def test_a_share_for_the_image_tower_scales_all_that_moves_it() -> None:
+    """By Muon and by Adam; the decoder moves as before."""
+    moves: list[dict[str, np.ndarray]] = []
+    for tower in (1.0, 0.25):
+        torch.manual_seed(1)
+        module = Toy()
+        start = values(module)
+        config = AdamConfig(rate=0.02, tower=tower, **TURNED)
+        optimiser = Adam(module, config, STEADY)
+        give(module, {name: uneven_like(value) for name, value in start.items()})
+        optimiser.step(0)
+        moves.append({name: value - start[name] for name, value in values(module).items()})
+    whole, part = moves
+    for name, moved in whole.items():
+        assert np.abs(moved).max() > 0.01
+        scale = 0.25 if name.startswith("vision.") else 1.0
+        np.testing.assert_allclose(part[name], scale * moved, rtol=1e-4, atol=1e-6)
+
+
+def uneven_like(value: np.ndarray) -> np.ndarray:
+    return uneven(*value.shape) if value.ndim == 2 else np.linspace(1, 2, len(value), dtype="f4")
+
+
+def turned(module: nn.Module, muon: float = 0.1) -> set[str]:
+    return set(Adam(module, AdamConfig(rate=1.0, muon=muon), STEADY).matrices)
+
+
+def test_muon_moves_the_matrices_within_blocks_and_only_if_it_has_a_rate() -> None:
+    assert turned(small.paligemma()) >= TOWER - {"vision.patch.weight"}
+    assert not any("embedding" in name or "norm" in name for name in turned(small.paligemma()))
+    assert turned(small.paligemma(), muon=0.0) == set()
+
+
+@pytest.mark.xfail(strict=True, reason="the pattern says language.blocks, the model layers")
+def test_muon_moves_the_decoder_too() -> None:
+    decoder = {name for name in turned(small.paligemma()) if name.startswith("language.")}
+    products = ["q", "k", "v", "out"]
+    assert decoder == {
+        *(f"language.layers.0.attention.{name}.weight" for name in products),
+        *(f"language.layers.0.mlp.{name}.weight" for name in ("gate", "up", "down")),
+    }
+
+
+def test_a_restored_muon_goes_on_bit_for_bit() -> None:
+    first, second = Toy(), Toy()
+    config = AdamConfig(rate=0.1, decay=0.01, tower=0.5, **TURNED)
+    ours = Adam(first, config, STEADY, threads=2)
+    rng = np.random.default_rng(0)
+    draws = [
+        {name: rng.normal(size=v.shape).astype(np.float32) for name, v in values(first).items()}
+        for _ in range(4)
+    ]
+    for step in range(2):
+        give(first, draws[step])
+        ours.step(step)
+    kept = ours.tensors()
+    assert {name for name in kept if name.startswith("momentum/")} == {
+        "momentum/vision.up.weight",
+        "momentum/language.q.weight",
+    }
+    assert not any(name.startswith("exp_avg/language.q") for name in kept)
+    second.load_state_dict(first.state_dict())
+    other = Adam(second, config, STEADY)
+    other.restore(kept)
+    for step in range(2, 4):
+        for module, optimiser in ((first, ours), (second, other)):
+            give(module, draws[step])
+            optimiser.step(step)
+    for name, value in values(first).items():
+        np.testing.assert_array_equal(value, values(second)[name])
+
+
+def test_a_momentum_is_refused_where_adam_moves_the_matrix() -> None:
+    optimiser = Adam(Toy(), AdamConfig(rate=0.1), STEADY)
+    with pytest.raises(TrainingError, match=r"differs in \['momentum/language.q.weight'\]"):
+        optimiser.restore({"momentum/language.q.weight": torch.zeros(2, 3)})
+
+
+def test_muon_leaves_a_matrix_without_gradient() -> None:
+    module = Toy()
+    before = values(module)
+    optimiser = Adam(module, AdamConfig(rate=0.1, **TURNED), STEADY)
+    module.vision["up"].weight.grad = torch.ones(3, 4)
+    optimiser.step(0)
+    moved = {name for name, value in values(module).items() if (value != before[name]).any()}
+    assert moved == {"vision.up.weight"}
