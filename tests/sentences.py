@@ -1,4 +1,4 @@
-"""A SentencePiece vocabulary of SigLIP's kind, trained in a moment: </s> is 1, <unk> is 2."""
+"""A SentencePiece vocabulary of SigLIP's kind, trained in a moment, and a whole pair with it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from functools import cache
 from pathlib import Path
 
 import sentencepiece
+from tests import tiny
+
+from heliodor.checkpoints.siglip import save_pair
+from heliodor.image import ImageProcessor
+from heliodor.models.pair import SiglipTextConfig
+from heliodor.text.fixed import FixedTokenizer
+
+TEXT = SiglipTextConfig(vocab_size=110, length=32, width=24, depth=2, num_heads=4, mlp_width=36)
 
 SENTENCES = (
     "a photo of a cat on the mat",
@@ -19,7 +27,7 @@ SENTENCES = (
 
 @cache
 def spiece() -> bytes:
-    """The model file, 78 pieces or so."""
+    """The model file: </s> is 1, <unk> is 2, and fewer than 110 pieces in all."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 8),
@@ -42,3 +50,16 @@ def write_spiece(folder: Path, name: str = "spiece.model") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(spiece())
     return folder / name
+
+
+def pair_folder(folder: Path) -> Path:
+    """A random pair in transformers layout, whose scores are neither 0 nor 1."""
+    pair = tiny.pair(tiny.VISION, TEXT)
+    pair.logit_scale.data.fill_(1.1)
+    pair.logit_bias.data.fill_(-0.7)
+    folder.mkdir(parents=True)
+    vocabulary = write_spiece(folder, "vocabulary.model")
+    tokenizer = FixedTokenizer.from_file(vocabulary, length=TEXT.length)
+    save_pair(pair, tokenizer, ImageProcessor(size=tiny.VISION.image_size), folder)
+    vocabulary.unlink()
+    return folder

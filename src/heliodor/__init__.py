@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from heliodor.errors import HeliodorError
     from heliodor.generation import Beam, Greedy, Temperature, TopK, TopP
     from heliodor.see.answers import Answer, Box, Detections, Segment, Segments
+    from heliodor.see.labels import Classification, LabelScore
     from heliodor.see.lm import LanguageModel, load_gemma
-    from heliodor.see.pair import Classification, ImageTextModel, LabelScore, load_siglip
+    from heliodor.see.pair import ImageTextModel, load_siglip
     from heliodor.see.vlm import Generation, VisionLanguageModel, load
 
 __version__ = "0.1.0"
@@ -52,13 +53,13 @@ _HOME = {
     "Answer": "heliodor.see.answers",
     "Beam": "heliodor.generation",
     "Box": "heliodor.see.answers",
-    "Classification": "heliodor.see.pair",
+    "Classification": "heliodor.see.labels",
     "Detections": "heliodor.see.answers",
     "Generation": "heliodor.see.vlm",
     "Greedy": "heliodor.generation",
     "HeliodorError": "heliodor.errors",
     "ImageTextModel": "heliodor.see.pair",
-    "LabelScore": "heliodor.see.pair",
+    "LabelScore": "heliodor.see.labels",
     "LanguageModel": "heliodor.see.lm",
     "Segment": "heliodor.see.answers",
     "Segments": "heliodor.see.answers",

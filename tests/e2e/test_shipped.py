@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.sentences import pair_folder
 
 from heliodor.cli.main import main
 
@@ -69,9 +70,13 @@ def test_every_example_runs(path, garden, tmp_path, monkeypatch, capsys):
     arguments = {
         "caption": [picture],
         "convert": [str(tmp_path / "folder")],
+        "gemma": ["a bee on a tulip"],
         "questions": [picture, "how many things are there?"],
+        "search": [str(tmp_path / "pair"), str(garden[0].parent), "a red tulip", "two dogs"],
         "segment": [picture, label, str(tmp_path / "out.png")],
     }
+    if path.stem == "search":  # no SigLIP pair ships
+        pair_folder(tmp_path / "pair")
     monkeypatch.setattr("sys.argv", [str(path), *arguments[path.stem]])
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out.strip()

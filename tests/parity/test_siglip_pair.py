@@ -14,7 +14,7 @@ from PIL import Image
 from tests import tiny
 from tests.sentences import write_spiece
 
-from heliodor.checkpoints.siglip import NAMES, SIGLIP, SiglipCheckpoint, save_pair
+from heliodor.checkpoints.siglip import SIGLIP, SiglipCheckpoint, save_pair
 from heliodor.image import ImageProcessor
 from heliodor.models.pair import SiglipPair, SiglipTextConfig
 from heliodor.models.siglip import SiglipVisionConfig
@@ -161,7 +161,7 @@ def test_what_transformers_saves_we_load_and_answer_the_same(
 def test_every_tensor_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     pair = our_pair()
     theirs = their_model(our_folder(tmp_path / "ours", pair)).state_dict()
-    ours = {SIGLIP.to_theirs(name, NAMES): value for name, value in pair.state_dict().items()}
+    ours = {SIGLIP.to_theirs(name): value for name, value in pair.state_dict().items()}
     fused = {name for name in theirs if "in_proj" in name}
     assert {name.partition("[")[0] for name in ours} == theirs.keys()
     for name in theirs.keys() - fused:
@@ -192,7 +192,7 @@ def test_a_config_with_nothing_in_it_is_siglip_base(tmp_path: Path) -> None:
     with torch.device("meta"):
         state = transformers.SiglipModel(theirs).state_dict()
         expected = SiglipPair(ours).state_dict()
-    shapes = {SIGLIP.to_theirs(n, NAMES): tuple(v.shape) for n, v in expected.items()}
+    shapes = {SIGLIP.to_theirs(n): tuple(v.shape) for n, v in expected.items()}
     plain = {n: s for n, s in shapes.items() if "in_proj" not in n}
     assert plain == {n: tuple(v.shape) for n, v in state.items() if "in_proj" not in n}
     for ours_part, theirs_part in (

@@ -23,7 +23,7 @@ from torch import Tensor
 from heliodor.checkpoints.blueprint import unfilled
 from heliodor.checkpoints.config import CONFIG
 from heliodor.checkpoints.files import Replacement, to_json
-from heliodor.checkpoints.keymap import TOWER_ROWS, KeyMap, Row, Spelling
+from heliodor.checkpoints.keymap import TOWER_ROWS, KeyMap, Row
 from heliodor.checkpoints.processor import NESTED, PROCESSOR, processor_for
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.siglip_config import pair_config_values, read_pair_config
@@ -34,20 +34,19 @@ from heliodor.image import ImageProcessor
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
 from heliodor.text.fixed import Cleaning, FixedTokenizer
 
-NAMES = Spelling(vision="vision_model", projector="", language="text_model")
-_HEAD = "{vision}.head"
+_HEAD = "vision_model.head"
 _FUSED = ("in_proj_weight", "in_proj_bias")
 _THIRD = re.compile(r"(.+)\[([012])\]")
 _BUFFER = ".embeddings.position_ids"  # 0, 1, 2, ...: some files hold it, no release reads it
 
 
 def _text_row(ours: str, theirs: str) -> Row:
-    return Row(f"text.blocks.#.{ours}.*", "{language}.encoder.layers.#." + f"{theirs}.*")
+    return Row(f"text.blocks.#.{ours}.*", "text_model.encoder.layers.#." + f"{theirs}.*")
 
 
 SIGLIP = KeyMap(
     rows=(
-        *TOWER_ROWS,
+        *(Row(row.ours, row.theirs.format(vision="vision_model")) for row in TOWER_ROWS),
         Row("pool.probe", f"{_HEAD}.probe"),
         *(
             Row(f"pool.{part}.{kind}", f"{_HEAD}.attention.in_proj_{kind}[{index}]")
@@ -58,8 +57,8 @@ SIGLIP = KeyMap(
         Row("pool.norm.*", f"{_HEAD}.layernorm.*"),
         Row("pool.mlp.up.*", f"{_HEAD}.mlp.fc1.*"),
         Row("pool.mlp.down.*", f"{_HEAD}.mlp.fc2.*"),
-        Row("text.embedding.weight", "{language}.embeddings.token_embedding.weight"),
-        Row("text.position", "{language}.embeddings.position_embedding.weight"),
+        Row("text.embedding.weight", "text_model.embeddings.token_embedding.weight"),
+        Row("text.position", "text_model.embeddings.position_embedding.weight"),
         _text_row("norm1", "layer_norm1"),
         _text_row("attention.q", "self_attn.q_proj"),
         _text_row("attention.k", "self_attn.k_proj"),
@@ -68,13 +67,13 @@ SIGLIP = KeyMap(
         _text_row("norm2", "layer_norm2"),
         _text_row("mlp.up", "mlp.fc1"),
         _text_row("mlp.down", "mlp.fc2"),
-        Row("text.norm.*", "{language}.final_layer_norm.*"),
-        Row("text.head.*", "{language}.head.*"),
+        Row("text.norm.*", "text_model.final_layer_norm.*"),
+        Row("text.head.*", "text_model.head.*"),
         Row("logit_scale", "logit_scale"),
         Row("logit_bias", "logit_bias"),
     ),
     tied=(),
-    prefixes={"vision": ("vision_model",), "language": ("text_model",)},
+    prefixes={},
 )
 """SigLIP's pair and transformers' ``SiglipModel``."""
 
@@ -282,7 +281,7 @@ def _theirs(state: Mapping[str, Tensor]) -> dict[str, Weight]:
     written: dict[str, Weight] = {}
     thirds: dict[str, dict[int, Tensor]] = {}
     for ours, tensor in state.items():
-        name = SIGLIP.to_theirs(ours, NAMES)
+        name = SIGLIP.to_theirs(ours)
         found = _THIRD.fullmatch(name)
         if found is None:
             written[name] = Weight.of(name, tensor)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from heliodor.checkpoints.files import Replacement
-from heliodor.checkpoints.keymap import KeyMap, Row, Spelling
+from heliodor.checkpoints.keymap import KeyMap, Row
 from heliodor.checkpoints.npz import NpzFile, write_npz
 from heliodor.checkpoints.siglip import assemble_pair, pair_shapes
 from heliodor.checkpoints.weights import READABLE, Weight, parse_dtype
@@ -40,7 +40,6 @@ from heliodor.models.siglip import SiglipVisionConfig
 from heliodor.text.fixed import Cleaning, FixedTokenizer
 
 _ROOT = "params/"
-_NAMES = Spelling(vision="", projector="", language="")
 _TWICE = "txt/Encoder_0/pos_embedding"
 _POSITION = "txt/pos_embedding"
 _PUBLISHED_SIZES = {(14, 27): 384}
@@ -347,7 +346,7 @@ def save_pair_npz(
     _check_expressible(model.config, path)
     heads = {"text": model.config.text.num_heads, "vision": model.config.vision.num_heads}
     arrays = {
-        _ROOT + SIGLIP_NPZ.to_theirs(ours, _NAMES): partial(
+        _ROOT + SIGLIP_NPZ.to_theirs(ours): partial(
             _theirs, ours, tensor, heads["text" if ours.startswith("text.") else "vision"]
         )
         for ours, tensor in model.state_dict().items()

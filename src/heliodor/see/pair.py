@@ -6,10 +6,9 @@ pair.classify("garden.png", ["a bee", "a tulip"]).best.label
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,84 +17,27 @@ from heliodor import zoo
 from heliodor.checkpoints import open_checkpoint
 from heliodor.checkpoints.siglip import SiglipCheckpoint, check_fit, save_pair
 from heliodor.checkpoints.siglip_npz import SiglipNpzCheckpoint, save_pair_npz
-from heliodor.errors import ConfigError, InputError, PromptError
+from heliodor.errors import ConfigError, InputError
 from heliodor.image import ImageProcessor, ImageSource
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
 from heliodor.see.inputs import check_device, check_list, check_texts
+from heliodor.see.labels import (
+    TEMPLATE,
+    Classification,
+    LabelSet,
+    fill_template,
+    split_labels,
+    to_classification,
+)
 from heliodor.text.fixed import Cleaning, FixedTokenizer
 
-__all__ = ["Classification", "ImageTextModel", "LabelScore", "load_siglip"]
-
-TEMPLATE = "This is a photo of {}."
-"""The sentence of the published zero-shot examples; SigLIP saw sentences, not single words."""
+__all__ = ["ImageTextModel", "load_siglip"]
 
 PUBLISHED = (
     "google/siglip-base-patch16-224 (also -256, -384, -512), google/siglip-large-patch16-256 and "
     "-384, google/siglip-so400m-patch14-224 and -384"
 )
 TINY = Path(zoo.__file__).parent / "tiny-siglip"
-_BLANK = "{}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LabelScore:
-    """One label and how well it fits.
-
-    Attributes:
-        label: as it was given.
-        score: the sigmoid of the logit, 0..1: how probable it is that picture and text belong
-            together, whatever the other labels are. Scores do not sum to 1.
-        logit: scaled cosine plus bias.
-    """
-
-    label: str
-    score: float
-    logit: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """``{"label", "score", "logit"}``."""
-        return {"label": self.label, "score": self.score, "logit": self.logit}
-
-
-class Classification(Sequence[LabelScore]):
-    """The labels of one picture, the best first; equals stay in the order given."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Iterable[LabelScore]) -> None:
-        self._items = tuple(sorted(items, key=lambda item: -item.logit))
-
-    @property
-    def best(self) -> LabelScore:
-        """The label that fits best; its score may still be low."""
-        return self._items[0]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    @overload
-    def __getitem__(self, index: int) -> LabelScore: ...
-    @overload
-    def __getitem__(self, index: slice) -> Classification: ...
-    def __getitem__(self, index: int | slice) -> LabelScore | Classification:
-        if isinstance(index, slice):
-            return Classification(self._items[index])
-        return self._items[index]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Classification):
-            return NotImplemented
-        return self._items == other._items
-
-    def __hash__(self) -> int:
-        return hash(self._items)
-
-    def __repr__(self) -> str:
-        return f"Classification({list(self._items)})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """``{"labels": [...]}``, in JSON's own types."""
-        return {"labels": [item.to_dict() for item in self._items]}
 
 
 class PairCheckpoint(Protocol):
@@ -219,7 +161,7 @@ class ImageTextModel:
     def classify(
         self,
         image: ImageSource,
-        labels: str | Sequence[str],
+        labels: str | Sequence[str] | LabelSet,
         *,
         template: str | None = TEMPLATE,
     ) -> Classification:
@@ -227,7 +169,7 @@ class ImageTextModel:
 
         Args:
             image: the picture.
-            labels: "bee ; tulip", or a list.
+            labels: "bee ; tulip", a list, or what :meth:`label_set` made of them.
             template: a sentence with ``{}`` where the label goes; None takes labels as they are.
 
         Returns:
@@ -242,15 +184,26 @@ class ImageTextModel:
     def classify_batch(
         self,
         images: Sequence[ImageSource],
-        labels: str | Sequence[str],
+        labels: str | Sequence[str] | LabelSet,
         *,
         template: str | None = TEMPLATE,
     ) -> list[Classification]:
         """:meth:`classify` for several pictures with the same labels, whose texts are read once."""
-        names = _labels(labels)
-        texts = self.embed_texts(fill_template(names, template))
-        logits = self.score(self.embed_images(images), texts)
-        return [_classified(names, row) for row in logits]
+        if not isinstance(labels, LabelSet):
+            labels = self.label_set(labels, template=template)
+        logits = self.score(self.embed_images(images), labels.vectors)
+        return [to_classification(labels.names, row) for row in logits]
+
+    def label_set(
+        self, labels: str | Sequence[str], *, template: str | None = TEMPLATE
+    ) -> LabelSet:
+        """Labels embedded once, for many calls of :meth:`classify`.
+
+        Raises:
+            PromptError: as :meth:`classify`.
+        """
+        names = split_labels(labels)
+        return LabelSet(names=names, vectors=self.embed_texts(fill_template(names, template)))
 
     def embed_images(self, images: Sequence[ImageSource], *, batch: int = 16) -> Tensor:
         """Unit vectors of pictures.
@@ -352,37 +305,3 @@ class ImageTextModel:
             raise InputError(f"batch is {batch}; expected at least 1")
         rows = [embed(items[start : start + batch]).cpu() for start in range(0, len(items), batch)]
         return torch.cat(rows) if rows else torch.zeros((0, self.width))
-
-
-def fill_template(labels: Sequence[str], template: str | None) -> list[str]:
-    """Each label in its sentence.
-
-    Raises:
-        PromptError: a template without exactly one ``{}``.
-    """
-    if template is None:
-        return list(labels)
-    if not isinstance(template, str) or template.count(_BLANK) != 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise PromptError(
-            f"the template {template!r} must hold {_BLANK} once, where the label goes; for "
-            f"instance {TEMPLATE!r}, or None for labels as they are"
-        )
-    return [template.replace(_BLANK, label) for label in labels]
-
-
-def _classified(names: Sequence[str], logits: Tensor) -> Classification:
-    """Labels with their logits float32 [C]."""
-    scores = logits.sigmoid()
-    return Classification(
-        LabelScore(label=name, score=float(scores[i]), logit=float(logits[i]))
-        for i, name in enumerate(names)
-    )
-
-
-def _labels(labels: str | Sequence[str]) -> list[str]:
-    listed = labels.split(";") if isinstance(labels, str) else labels
-    check_texts(listed, "label", "labels")
-    names = [label.strip() for label in listed]
-    if not names or not all(names):
-        raise PromptError(f"labels are {labels!r}: at least one is needed, and none may be empty")
-    return names
