@@ -268,12 +268,13 @@ def _check_values(tensors: Tensors, match: Match) -> None:
 
 
 def _ids(found: Any, path: Path) -> tuple[int, ...]:
+    given = repr(found)[:80]
     several = cast("list[object]", found) if isinstance(found, list) else [found]
     ids = tuple(each for each in several if type(each) is int and each >= 0)
     if len(ids) != len(several):
         raise ConfigError(
-            f"{path}: eos_token_id is {str(found)[:80]}; expected the id of the token that ends an "
-            "answer, or a list of such ids"
+            f"{path}: eos_token_id is {given}; expected the id of the token that ends an answer, "
+            "or a list of such ids"
         )
     return ids
 

@@ -304,4 +304,7 @@ class LanguageModel(Writer):
                 f"{TURNS[1]}: it was trained on chats of another kind. Put the prompt together as "
                 "its makers say, and give it to generate()"
             )
-        return encode_chat(self.tokenizer, messages), end_of_turn(self.tokenizer)
+        ids = encode_chat(self.tokenizer, messages)
+        if len(messages) % 2 == 0:
+            raise PromptError("the last message is the model's own: there is nothing to answer")
+        return ids, end_of_turn(self.tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,7 +186,7 @@ class TestStreams:
 class Scripted:
     """A decoder that says one given token after another."""
 
-    def __init__(self, chain: list[int | None], rows: int) -> None:
+    def __init__(self, chain: Sequence[int | None], rows: int) -> None:
         self.chain, self.rows, self.place = chain, rows, 0
 
     def prefill(self, tokens: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -229,6 +230,10 @@ class TestChats:
     def test_a_vocabulary_without_turns_cannot_chat(self) -> None:
         with pytest.raises(TokenizerError, match="instruction-tuned"):
             load_gemma("tiny").chat(CHAT)
+
+    def test_a_chat_that_ends_with_the_model_has_nothing_to_answer(self) -> None:
+        with pytest.raises(PromptError, match="nothing to answer"):
+            talking.lm().chat([*CHAT, {"role": "assistant", "content": "x"}])
 
     def test_another_template_is_not_guessed_at(self) -> None:
         lm = talking.lm(chat_template="{{ '<|im_start|>user' }}")
@@ -328,6 +333,19 @@ class TestLoading:
         assert torch.equal(alone.logits(PROMPTS), lm.logits(PROMPTS))
         assert alone.tokenizer.decode(alone.tokenizer.encode("a <loc0001>")) == "a <loc0001>"
 
+    def test_the_decoder_of_a_native_file(self, tmp_path: Path) -> None:
+        model = tiny.vlm()
+        model.save(tmp_path / "all.safetensors", format="native")
+        lm = load_gemma(tmp_path / "all.safetensors", dtype="bfloat16")
+        table = model.model.language.embedding.weight
+        assert torch.equal(lm.model.embedding.weight, table.bfloat16())
+        assert lm.tokenizer.encode("<loc0001>") == [tiny.tokenizer().loc_start + 1]
+
+    def test_a_siglip_pair_has_no_decoder(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text(json.dumps(PAIR))
+        with pytest.raises(ConfigError, match="neither a Gemma nor a PaliGemma"):
+            load_gemma(tmp_path)
+
     def test_tiny_is_the_shipped_models_decoder(self) -> None:
         shipped = heliodor.load("tiny").model.language
         found = load_gemma("tiny").model
@@ -401,3 +419,16 @@ class TestLoading:
 
 def rewrite(path: Path, change: dict[str, object]) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+SIDE = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+}
+PAIR = {
+    "model_type": "siglip",
+    "text_config": {**SIDE, "vocab_size": 40, "max_position_embeddings": 7},
+    "vision_config": {**SIDE, "image_size": 32, "patch_size": 8},
+}
