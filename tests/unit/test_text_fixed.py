@@ -11,7 +11,9 @@ from tests.sentences import spiece, write_spiece
 
 from heliodor import zoo
 from heliodor.errors import PromptError, TokenizerError
+from heliodor.text import Tokenizer
 from heliodor.text.fixed import Cleaning, FixedTokenizer
+from heliodor.text.pieces import JsonPieces
 
 LENGTH = 12
 
@@ -103,8 +105,6 @@ def test_a_gemma_vocabulary_has_siglip_2s_rules(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(zoo.TOKENIZER.read_bytes())
     found = FixedTokenizer.from_folder(tmp_path, length=16)
     assert found.cleaning is Cleaning.LOWER
-    from heliodor.text import Tokenizer
-
     gemma = Tokenizer.from_file(zoo.TOKENIZER)
     assert (found.eos, found.pad) == (gemma.eos, gemma.pad)
     words = gemma.encode("a red bee, here!")
@@ -159,3 +159,17 @@ def test_files_that_are_missing_or_broken_are_told(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<end>", "pad_token": "<end>"}')
     with pytest.raises(TokenizerError, match="has no '<end>' token"):
         FixedTokenizer.from_folder(tmp_path, length=4)
+
+
+def test_a_vocabulary_with_ends_of_its_own_keeps_them(tmp_path: Path) -> None:
+    """As the small models here are taught: words as they are, ended and filled up by <eos>."""
+    ends = ("<eos>", "<eos>")
+    pieces = JsonPieces.from_file(zoo.TOKENIZER)
+    taught = FixedTokenizer(pieces, length=12, cleaning=Cleaning.VERBATIM, ends=ends)
+    for name, content in taught.files().items():
+        (tmp_path / name).write_bytes(content)
+    found = FixedTokenizer.from_folder(tmp_path, length=12)
+    words = Tokenizer.from_file(zoo.TOKENIZER)
+    ids = words.encode("a red bee")
+    assert found.encode("a red bee") == ids + [words.eos] * (12 - len(ids))
+    assert found.encode("A red bee") != found.encode("a red bee")

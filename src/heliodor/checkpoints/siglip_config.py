@@ -20,7 +20,6 @@ from typing import Any
 
 from heliodor.checkpoints.config import CONFIG, Section
 from heliodor.checkpoints.files import read_json
-from heliodor.errors import ConfigError
 from heliodor.models.pair import SiglipPairConfig, SiglipTextConfig
 from heliodor.models.siglip import SiglipVisionConfig
 
@@ -59,13 +58,9 @@ def read_pair_config(folder: str | Path) -> SiglipPairConfig:
         )
     if top.values.get("quantization_config") is not None:
         raise top.wrong("quantization_config", "none: load the unquantised checkpoint")
-    try:
-        return SiglipPairConfig(
-            vision=_read_vision(_part(top, "vision_config")),
-            text=_read_text(_part(top, "text_config")),
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}".replace(f"{path}: {path}: ", f"{path}: ")) from error
+    vision = _read_vision(_part(top, "vision_config"))
+    text = _read_text(_part(top, "text_config"), vision.width)
+    return SiglipPairConfig(vision=vision, text=text)
 
 
 def _part(top: Section, field: str) -> Section:
@@ -96,9 +91,13 @@ def _read_vision(section: Section) -> SiglipVisionConfig:
     section.require("num_channels", [3], "pictures are RGB")
     section.require("vision_use_head", [True], "the pooling head makes the embedding")
     shape = _read_shape(section)
+    patch_size = section.count("patch_size", 16, most=_MOST_PIXELS)
+    image_size = section.count("image_size", 224, most=_MOST_PIXELS)
+    if image_size < patch_size:
+        raise section.wrong("image_size", f"at least patch_size, {patch_size}")
     return SiglipVisionConfig(
-        image_size=section.count("image_size", 224, most=_MOST_PIXELS),
-        patch_size=section.count("patch_size", 16, most=_MOST_PIXELS),
+        image_size=image_size,
+        patch_size=patch_size,
         width=shape.width,
         depth=shape.depth,
         num_heads=shape.num_heads,
@@ -107,10 +106,14 @@ def _read_vision(section: Section) -> SiglipVisionConfig:
     )
 
 
-def _read_text(section: Section) -> SiglipTextConfig:
+def _read_text(section: Section, out_width: int) -> SiglipTextConfig:
     section.require("model_type", ["siglip_text_model"], "the text tower of SigLIP")
     shape = _read_shape(section)
-    out_width = section.count("projection_size", shape.width)
+    if section.count("projection_size", shape.width) != out_width:
+        because = (
+            f"{out_width}, the image tower's hidden_size, whose embeddings it is compared with"
+        )
+        raise section.wrong("projection_size", because)
     return SiglipTextConfig(
         vocab_size=section.count("vocab_size", 32000),
         length=section.count("max_position_embeddings", 64),

@@ -289,7 +289,11 @@ def _arrays(path: Path) -> dict[str, Weight]:
         if entry.dtype not in READABLE:
             raise FileFormatError(f"{path}: {name} is stored as {entry.dtype}, which is no weight")
         found[name.removeprefix(_ROOT)] = Weight(
-            name=name, dtype=entry.dtype, shape=entry.shape, read=partial(file.read, name)
+            name=name,
+            dtype=entry.dtype,
+            shape=entry.shape,
+            read=partial(file.read, name),
+            release=partial(file.release, name),
         )
     return found
 
