@@ -1,0 +1,455 @@
+"""Converting: values key by key, losses refused, nothing half-written, nothing harmed."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests import tiny
+
+import heliodor
+from heliodor import zoo
+from heliodor.checkpoints import contents as contents_module
+from heliodor.checkpoints import convert as convert_module
+from heliodor.checkpoints.convert import convert
+from heliodor.checkpoints.transformers import save
+from heliodor.errors import CheckpointError, ConfigError, HeliodorError, InputError
+from heliodor.image import ImageProcessor, Resize
+from heliodor.models.gemma import GemmaConfig
+from heliodor.models.paligemma import PaliGemmaConfig
+from heliodor.models.siglip import SiglipVisionConfig
+
+ALL = ("tokenizer", "padding")
+TABLE = "language_model.model.embed_tokens.weight"
+WEIGHTS = "model.safetensors"
+VISION = SiglipVisionConfig(
+    image_size=16, patch_size=4, width=12, depth=2, num_heads=3, mlp_width=20
+)
+LANGUAGE = GemmaConfig(width=16, depth=2, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=24)
+LANGUAGE2 = replace(LANGUAGE, sandwich=True, attention_cap=50.0, final_cap=30.0, window=4096)
+
+
+def made(folder: Path, language: GemmaConfig = LANGUAGE, **options: Any) -> Path:
+    """A folder in transformers layout with random weights that an npz can express too."""
+    words = tiny.tokenizer()
+    config = PaliGemmaConfig(
+        vision=VISION,
+        language=replace(language, vocab_size=words.vocab_size + 7),
+        image_token=words.image_token,
+    )
+    model = tiny.paligemma(vision=VISION, language=config.language, image_token=words.image_token)
+    assert model.config == config
+    processor = ImageProcessor(size=16, resize=Resize.BIG_VISION)
+    save(model, words, processor, folder, **options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("source") / "model")
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("source2") / "model", LANGUAGE2)
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[n].dtype == other[n].dtype and torch.equal(one[n], other[n]) for n in one
+    )
+
+
+@pytest.mark.parametrize("source", ["folder", "second"])
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float16"])
+def test_through_the_native_file_and_back_every_tensor_is_the_same(
+    request: pytest.FixtureRequest, tmp_path: Path, source: str, dtype: str | None
+) -> None:
+    folder: Path = request.getfixturevalue(source)
+    convert(folder, tmp_path / "x.safetensors", dtype=dtype)
+    done = convert(tmp_path / "x.safetensors", tmp_path / "back")
+    before = load_file(folder / WEIGHTS)
+    if dtype is not None:
+        before = {name: value.to(getattr(torch, dtype)) for name, value in before.items()}
+    assert equal(load_file(tmp_path / "back" / WEIGHTS), before)
+    assert (done.format, done.tensors, done.dropped) == ("transformers", len(before), ())
+    for path in folder.iterdir():
+        if path.suffix == ".json" and (dtype is None or path.name != "config.json"):
+            assert (tmp_path / "back" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "x.safetensors"]
+
+
+@pytest.mark.parametrize("source", ["folder", "second"])
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float16"])
+def test_through_an_npz_and_back_every_tensor_is_the_same_but_for_padding(
+    request: pytest.FixtureRequest, tmp_path: Path, source: str, dtype: str | None
+) -> None:
+    folder: Path = request.getfixturevalue(source)
+    first = convert(folder, tmp_path / "x.npz", dtype=dtype, drop=ALL)
+    assert first.dropped == ALL
+    convert(tmp_path / "x.npz", tmp_path / "y.safetensors", tokenizer=folder / "tokenizer.json")
+    convert(tmp_path / "y.safetensors", tmp_path / "back")
+    before = load_file(folder / WEIGHTS)
+    before[TABLE] = before[TABLE][: tiny.tokenizer().image_token]
+    if dtype is not None:
+        before = {name: value.to(getattr(torch, dtype)) for name, value in before.items()}
+    assert equal(load_file(tmp_path / "back" / WEIGHTS), before)
+    again = convert(tmp_path / "back", tmp_path / "again.npz", drop=ALL)
+    assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "x.npz").read_bytes()
+    assert again.dropped == ("tokenizer",)
+
+
+def test_numpy_reads_the_npz_in_big_visions_layout(folder: Path, tmp_path: Path) -> None:
+    convert(folder, tmp_path / "x.npz", drop=ALL)
+    theirs = load_file(folder / WEIGHTS)
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as ours:
+        gates = ours["params/llm/layers/mlp/gating_einsum"]
+        query = ours["params/llm/layers/attn/q_einsum/w"]
+    stem = "language_model.model.layers.1"
+    assert np.array_equal(gates[1, 1], theirs[f"{stem}.mlp.up_proj.weight"].numpy().T)
+    projected = theirs[f"{stem}.self_attn.q_proj.weight"].numpy().reshape(4, 6, 16)
+    assert np.array_equal(query[1], projected.transpose(0, 2, 1))
+
+
+def test_shards_become_one_file_and_answers_stay(folder: Path, tmp_path: Path) -> None:
+    sharded = made(tmp_path / "shards", max_shard_size=20_000)
+    assert len(list(sharded.glob("model-*.safetensors"))) > 2
+    convert(sharded, tmp_path / "x.safetensors")
+    convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
+    picture, said = tiny.picture(2), [" a bee"]
+    expected = heliodor.load(folder).logits([picture], ["caption en"], said)
+    found = heliodor.load(tmp_path / "y.safetensors").logits([picture], ["caption en"], said)
+    assert tiny.relative_error(found, expected) < 1e-6
+
+
+def test_each_tensor_keeps_its_own_type_unless_told(folder: Path, tmp_path: Path) -> None:
+    mixed = made(tmp_path / "mixed")
+    tensors = load_file(mixed / WEIGHTS)
+    tensors[TABLE] = tensors[TABLE].bfloat16()
+    save_file(tensors, mixed / WEIGHTS)
+    convert(mixed, tmp_path / "x.safetensors")
+    found = load_file(tmp_path / "x.safetensors")
+    assert found["language.embedding.weight"].dtype == torch.bfloat16
+    assert {v.dtype for n, v in found.items() if "embedding" not in n} == {torch.float32}
+
+
+def test_the_mask_codec_goes_along(tmp_path: Path) -> None:
+    model = tiny.vlm()
+    model.save(tmp_path / "a")
+    convert(tmp_path / "a", tmp_path / "b.safetensors")
+    convert(tmp_path / "b.safetensors", tmp_path / "c")
+    for place in ("b.safetensors", "c"):
+        back = heliodor.load(tmp_path / place).codec.state_dict()
+        assert all(torch.equal(back[n], v) for n, v in model.codec.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("drop", "message"),
+    [
+        ((), r"would lose the tokenizer.*rows 3712 to 3719 of the embedding table.*"
+             r"say --drop tokenizer,padding$"),
+        (("padding",), r"would lose the tokenizer, .*say --drop tokenizer$"),
+        (("tokenizer",), r"would lose rows 3712 to 3719 .*say --drop padding$"),
+    ],
+)  # fmt: skip
+def test_what_an_npz_cannot_hold_is_refused(
+    folder: Path, tmp_path: Path, drop: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        convert(folder, tmp_path / "x.npz", drop=drop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processor_codec_and_context_are_losses_too(tmp_path: Path) -> None:
+    words = tiny.tokenizer()
+    language = replace(LANGUAGE, vocab_size=words.vocab_size, context=512)
+    model = tiny.paligemma(vision=VISION, language=language, image_token=words.image_token)
+    save(model, words, ImageProcessor(size=16), tmp_path / "a")
+    (tmp_path / "a" / "maskcodec.npz").write_bytes(zoo.MASK_CODEC.read_bytes())
+    with pytest.raises(CheckpointError) as refused:
+        convert(tmp_path / "a", tmp_path / "x.npz", drop=("tokenizer",))
+    for said in (
+        "the mask codec",
+        "how pictures are resized (transformers, read back as big_vision)",
+        "that the model takes 512 positions, read back as 8192",
+        "say --drop codec,processor,padding,context",
+    ):
+        assert said in str(refused.value)
+    every = ("tokenizer", "codec", "processor", "padding", "context")
+    assert convert(tmp_path / "a", tmp_path / "x.npz", drop=every).dropped == every
+
+
+@pytest.mark.parametrize("change", [{"rope_base": 500.0}, {"norm_eps": 1e-5}])
+def test_a_model_that_an_npz_would_make_another_of_is_refused(
+    tmp_path: Path, change: dict[str, float]
+) -> None:
+    (name,) = change
+    source = made(tmp_path / "a", replace(LANGUAGE, **change))
+    with pytest.raises(ConfigError, match=rf"language\.{name}"):
+        convert(source, tmp_path / "x.npz", drop=ALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_npz_becomes_a_folder_only_with_a_tokenizer(folder: Path, tmp_path: Path) -> None:
+    convert(folder, tmp_path / "x.npz", drop=ALL)
+    with pytest.raises(ConfigError, match=r"needs a tokenizer, which big_vision does not carry"):
+        convert(tmp_path / "x.npz", tmp_path / "back")
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [("float32", "float16"), ("bfloat16", "float16")])
+@pytest.mark.parametrize("target", ["x.safetensors", "folder", "x.npz"])
+def test_a_value_that_a_type_cannot_hold_is_refused(
+    tmp_path: Path, stored: str, wanted: str, target: str
+) -> None:
+    source = made(tmp_path / "a", dtype=stored)
+    tensors = load_file(source / WEIGHTS)
+    tensors[TABLE][5, 3] = 1e6
+    save_file(tensors, source / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"holds values that torch\.float16 cannot"):
+        convert(source, tmp_path / target, dtype=wanted, drop=ALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_nan_is_carried_as_it_is(tmp_path: Path) -> None:
+    source = made(tmp_path / "a")
+    tensors = load_file(source / WEIGHTS)
+    tensors[TABLE][5, 3] = float("nan")
+    save_file(tensors, source / WEIGHTS)
+    convert(source, tmp_path / "x.safetensors")
+    found = load_file(tmp_path / "x.safetensors")["language.embedding.weight"]
+    assert found.isnan().nonzero().tolist() == [[5, 3]]
+
+
+class TestTarget:
+    """What stands at the target is safe."""
+
+    def test_an_existing_target_is_left_alone(self, folder: Path, tmp_path: Path) -> None:
+        target = tmp_path / "x.safetensors"
+        target.write_text("mine")
+        with pytest.raises(InputError, match="exists; name another target, or give --force"):
+            convert(folder, target)
+        assert target.read_text() == "mine"
+        convert(folder, target, force=True)
+        assert "projector.weight" in load_file(target)
+
+    def test_a_checkpoint_folder_is_replaced_by_force(self, folder: Path, tmp_path: Path) -> None:
+        target = made(tmp_path / "old", max_shard_size=20_000)
+        convert(folder, target, force=True, dtype="bfloat16")
+        assert load_file(target / WEIGHTS)[TABLE].dtype == torch.bfloat16
+        assert sorted(p.name for p in target.iterdir()) == sorted(p.name for p in folder.iterdir())
+        assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+    @pytest.mark.parametrize(
+        ("files", "message"),
+        [
+            (["config.json", "photo.jpg"], r"holds photo\.jpg too: only a folder with a checkpo"),
+            (["config.json", "README.md"], r"holds README\.md too"),
+            (["tokenizer.json"], r"has no config\.json"),
+        ],
+    )
+    def test_a_folder_with_anything_else_is_never_replaced(
+        self, folder: Path, tmp_path: Path, files: list[str], message: str
+    ) -> None:
+        target = tmp_path / "mine"
+        target.mkdir()
+        for name in files:
+            (target / name).write_text(name)
+        with pytest.raises(InputError, match=message):
+            convert(folder, target, force=True)
+        assert sorted(path.name for path in target.iterdir()) == sorted(files)
+
+    def test_other_files_are_never_replaced(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("mine")
+        with pytest.raises(InputError, match="is no checkpoint file, and nothing else is replac"):
+            convert(folder, tmp_path / "mine.txt", force=True)
+
+    @pytest.mark.parametrize("where", [".", "..", "inside", "inside.safetensors"])
+    def test_the_source_is_never_the_target(self, tmp_path: Path, where: str) -> None:
+        source = made(tmp_path / "deep" / "a")
+        with pytest.raises(InputError, match="are one, or one holds the other"):
+            convert(source, source / where, force=True)
+        (tmp_path / "link").symlink_to(source)
+        with pytest.raises(InputError, match="are one, or one holds the other"):
+            convert(source, tmp_path / "link", force=True)
+
+    @pytest.mark.parametrize(
+        ("target", "format", "message"),
+        [
+            ("x.npz", "native", r"x\.npz does not name a native checkpoint; give .*\.safetensors"),
+            ("x", "big_vision", r"x does not name a big_vision checkpoint; give .* ends in \.npz"),
+            ("x.npz", "transformers", r"does not name a transformers checkpoint; give a folder's"),
+            ("x", "gguf", "format 'gguf' is not written; there are transformers, big_vision, nat"),
+            ("no/where/x", None, "there is no folder"),
+        ],
+    )
+    def test_a_target_that_says_something_else_is_refused(
+        self, folder: Path, tmp_path: Path, target: str, format: str | None, message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            convert(folder, tmp_path / target, format=format)
+
+    def test_an_unknown_thing_to_drop_is_refused(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="'codex' cannot be dropped; tokenizer, padding, cod"):
+            convert(folder, tmp_path / "x.npz", drop=["codex"])
+
+
+class TestTrouble:
+    """Full disks, failing disks, and kill -9."""
+
+    def test_a_full_disk_leaves_what_was_there(self, folder: Path, tmp_path: Path) -> None:
+        target = tmp_path / "x.safetensors"
+        convert(folder, target)
+        before = target.read_bytes()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+        try:
+            with pytest.raises(
+                CheckpointError, match=r"failed, nothing .* changed: File too large"
+            ):
+                convert(folder, target, force=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert target.read_bytes() == before
+        assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+    @pytest.mark.parametrize("target", ["x.safetensors", "x.npz", "x"])
+    def test_what_reads_back_otherwise_is_thrown_away(
+        self, folder: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A disk that turns one bit between writing and reading."""
+
+        def worn(kind: Any) -> Callable[..., None]:
+            def write(contents: Any, stage: Path, dtype: Any) -> None:
+                kind(contents, stage, dtype)
+                path = stage / WEIGHTS if stage.is_dir() else stage
+                data = bytearray(path.read_bytes())
+                data[len(data) // 2] ^= 1
+                path.write_bytes(data)
+
+            return write
+
+        writers = {key: worn(write) for key, write in convert_module._WRITERS.items()}
+        monkeypatch.setattr(convert_module, "_WRITERS", writers)
+        with pytest.raises(
+            HeliodorError, match=r"reads back|not those|cannot be read|damaged|JSON"
+        ):
+            convert(folder, tmp_path / target, drop=ALL)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_one_wrong_value_is_seen(self) -> None:
+        values = torch.randn(300, 7)
+        wrong = values.clone()
+        wrong[299, 6] += 1
+        one, two = (contents_module.Weight.of("w", t) for t in (values, wrong))
+        strided = contents_module.Weight.of("w", values.T.contiguous().T)
+        assert contents_module.same_values(one, strided, torch.float32)
+        assert not contents_module.same_values(one, two, torch.float32)
+        assert not contents_module.same_values(one, one, torch.float16)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("stage", "target"), [("writing", "x.safetensors"), ("verifying", "x")]
+    )
+    def test_kill_9_leaves_what_was_there(
+        self, folder: Path, tmp_path: Path, stage: str, target: str
+    ) -> None:
+        old = tmp_path / target
+        convert(folder, old)
+        before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+        code = f"""
+import os, signal
+from heliodor.checkpoints.convert import convert
+def progress(stage, done, total):
+    if stage == {stage!r} and done > total // 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+convert({str(folder)!r}, {str(old)!r}, force=True, dtype="bfloat16", progress=progress)
+"""
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert {path: path.read_bytes() for path in before} == before
+        hidden = [p.name for p in tmp_path.iterdir() if p.name != target]
+        assert len(hidden) == 1
+        assert hidden[0].startswith(f".{target}.")
+        assert hidden[0].endswith(".partial")
+        convert(folder, old, force=True, dtype="bfloat16")
+
+    def test_ctrl_c_leaves_nothing(self, folder: Path, tmp_path: Path) -> None:
+        def stop(stage: str, done: int, total: int) -> None:
+            if stage == "verifying":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            convert(folder, tmp_path / "x", progress=stop)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_swap_that_fails_puts_the_old_folder_back(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        target = made(tmp_path / "old", dtype="float16")
+        before = (target / WEIGHTS).read_bytes()
+        rename = Path.replace
+
+        def failing(self: Path, other: Path) -> Path:
+            if other == target and self.name == target.name:
+                raise OSError(5, "Input/output error")
+            return rename(self, other)
+
+        monkeypatch.setattr(Path, "replace", failing)
+        with pytest.raises(CheckpointError, match="nothing was changed: Input/output error"):
+            convert(folder, target, force=True)
+        monkeypatch.setattr(Path, "replace", rename)
+        assert (target / WEIGHTS).read_bytes() == before
+        assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_progress_runs_to_the_end_of_both_stages(folder: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    convert(folder, tmp_path / "x.safetensors", progress=lambda *step: told.append(step))
+    total = sum(value.numel() for value in load_file(folder / WEIGHTS).values())
+    assert [step for step in told if step[1] == total] == [
+        ("writing", total, total),
+        ("verifying", total, total),
+    ]
+    assert [stage for stage, _, _ in told] == sorted((s for s, _, _ in told), reverse=True)
+    assert {step[2] for step in told} == {total}
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from heliodor.checkpoints.convert import convert
+def peak():
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+torch.ones(4, 4).to(torch.bfloat16).float() @ torch.ones(4, 4)
+convert(sys.argv[1], Path(sys.argv[3]) / "first.safetensors")
+before = peak()
+target = Path(sys.argv[3]) / sys.argv[4]
+convert(sys.argv[2], target, dtype="bfloat16", drop=("tokenizer", "padding"))
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize("target", ["x.safetensors", "x.npz"])
+def test_memory_does_not_grow_with_the_model(folder: Path, tmp_path: Path, target: str) -> None:
+    """120 MB of float32 in tensors of at most 20 MB; 16 MB are held at a time, on either side."""
+    language = replace(LANGUAGE, width=640, depth=6, mlp_width=2600, head_dim=64)
+    large = made(tmp_path / "large", language)
+    size = (large / WEIGHTS).stat().st_size
+    assert size > 110 * 2**20
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(large), str(tmp_path), target]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(out.stdout) < 60 * 2**20
