@@ -112,7 +112,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         )
     section = Section(read_json(path), f"{path}: ")
     section.require("peft_type", ["LORA"], "other methods than LoRA are not read")
-    if "peft_type" not in section.values:
+    if section.values.get("peft_type") is None:
         raise section.wrong("peft_type", "'LORA'")
     for field, what in _ONLY_PLAIN.items():
         if section.values.get(field):
