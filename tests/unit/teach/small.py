@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from heliodor.models.gemma import GemmaConfig
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
@@ -14,8 +16,15 @@ from heliodor.teach.data.example import Example, Turn
 from heliodor.teach.init import initialise
 from heliodor.teach.loop import Run
 from heliodor.teach.optim import AdamConfig, Schedule
+from heliodor.teach.recipes import siglip, tiny
 from heliodor.text import Tokenizer
 from heliodor.zoo import TOKENIZER
+
+TOWER = SiglipVisionConfig(
+    image_size=224, patch_size=16, width=16, depth=1, num_heads=2, mlp_width=32
+)
+TEXT = replace(siglip.TEXT, width=16, depth=1, num_heads=2, mlp_width=32)
+"""What :func:`shrink` puts in the place of tiny's towers."""
 
 WORDS = ("cat", "dog", "a red car", "two bees and a flower", "tree")
 
@@ -43,6 +52,22 @@ def paligemma(seed: int = 0, image_size: int = 16) -> PaliGemma:
     model = PaliGemma(config)
     initialise(model, seed)
     return model
+
+
+def preset(vocab_size: int, image_token: int, image_size: int) -> PaliGemmaConfig:
+    """In the place of tiny's preset."""
+    return PaliGemmaConfig(
+        vision=replace(TOWER, image_size=image_size),
+        language=language(vocab_size),
+        image_token=image_token,
+    )
+
+
+def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the recipes build networks of 16 channels."""
+    monkeypatch.setattr(siglip, "TINY_VISION", TOWER)
+    monkeypatch.setattr(siglip, "TEXT", TEXT)
+    monkeypatch.setattr(tiny, "tiny", preset)
 
 
 def tokenizer() -> Tokenizer:

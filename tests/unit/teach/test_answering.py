@@ -16,6 +16,7 @@ from tests.unit.teach import small
 
 from heliodor.teach.data.collate import Batch, collate
 from heliodor.teach.data.example import Example, Turn
+from heliodor.teach.losses import Nearness
 
 ROOT = Path(__file__).parents[3]
 
@@ -48,6 +49,33 @@ def test_the_loss_is_the_mean_of_the_rows_means() -> None:
         of_task = [row for name, row, _ in alone if name == task]
         assert figures[task] == pytest.approx(np.mean(of_task), rel=1e-5)
     assert set(figures) == {"ask", "caption"}
+
+
+def test_near_places_are_nearly_right_and_words_are_not() -> None:
+    """Four places and a word: the network's own logits through a plain loop."""
+    objective = small.objective()
+    words = objective.tokenizer
+    near = Nearness(first=words.loc_start, count=1024, spread=6.0)
+    places = "<loc0000><loc0400><loc1020><loc1023>"
+    turn = Turn(task="detect", prompt="detect cat", suffix=f"{places} cat")
+    image = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    batch = collate([Example(image=image, turns=(turn,))], words)
+    (rows,) = batch.groups
+    with torch.no_grad():
+        pixels = (batch.pixels.permute(0, 3, 1, 2).float() / 127.5) - 1
+        features = objective.model.encode_images(pixels)
+        logits = objective.model(rows.tokens, features, rows.prefix)[0].double().numpy()
+    ids, prefix = rows.tokens[0].tolist(), int(rows.prefix)
+    bell = {"first": words.loc_start, "count": 1024, "spread": 6.0}
+    each = [
+        slow.near_loss(logits[place - 1].tolist(), ids[place], **bell)
+        if words.loc_start <= ids[place] < words.loc_start + 1024
+        else slow.cross_entropy(logits[place - 1].tolist(), ids[place])
+        for place in range(prefix, len(ids))
+    ]
+    found = replace(objective, near=near).loss(batch)[0].item()
+    assert found == pytest.approx(np.mean(each), rel=1e-5)
+    assert found != pytest.approx(objective.loss(batch)[0].item(), rel=1e-3)
 
 
 def test_the_loss_is_not_transformers_mean_over_tokens() -> None:

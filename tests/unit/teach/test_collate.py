@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -112,6 +113,40 @@ def test_a_batch_is_cut_between_pictures_at_half_its_tokens() -> None:
         )
 
     assert sorted(turns(first) + turns(second)) == turns(batch)
+
+
+def covered(shade: int, *turns: tuple[str, str, str]) -> Example:
+    """A picture whose cover is its shade in each of two patches."""
+    return replace(example(shade, *turns), cover=np.full((2, 3), shade, np.uint8))
+
+
+def test_covers_are_kept_beside_the_pictures_that_have_one() -> None:
+    turn = ("ask", "a", "b")
+    batch = collate([covered(7, turn), example(8, turn), covered(9, turn)], LETTERS)
+    assert batch.covered.tolist() == [0, 2]
+    assert batch.cover.tolist() == [[[7] * 3] * 2, [[9] * 3] * 2]
+    bare = collate([example(8, turn)], LETTERS)
+    assert (bare.covered.tolist(), len(bare.cover)) == ([], 0)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_a_cut_batch_keeps_covers_with_their_pictures(parts: int) -> None:
+    """Seven pictures of rising length, three of them without a cover; one part has none."""
+    examples = [
+        (example if shade in (0, 3, 4) else covered)(shade, ("ask", "a", "b" * shade))
+        for shade in range(7)
+    ]
+    batch = collate(examples, LETTERS, group=2)
+    cut = [part for _, part in divide(batch, parts)]
+    assert len(cut) > 1
+    seen = 0
+    for part in cut:
+        shades = [int(picture.unique()) for picture in part.pixels]
+        known = [shades[place] for place in part.covered.tolist()]
+        assert known == [shade for shade in shades if shade not in (0, 3, 4)]
+        assert [int(rows.unique()) for rows in part.cover] == known
+        seen += len(known)
+    assert seen == 4
 
 
 def test_a_batch_of_one_picture_stays_whole() -> None:

@@ -15,28 +15,11 @@ from tests.unit.teach import small
 import heliodor
 from heliodor.checkpoints.positions import resize_positions
 from heliodor.cli.main import main
-from heliodor.errors import TrainingError
-from heliodor.models.pair import SiglipPair, SiglipPairConfig
-from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
-from heliodor.models.siglip import SiglipVisionConfig
 from heliodor.teach.data.sources import DocumentSource, ReadingSource, SceneSource
 from heliodor.teach.recipes import RECIPES, siglip, tiny
-from heliodor.teach.recipes.siglip import SiglipSettings, TinySiglip, carry
-from heliodor.teach.recipes.tiny import CLOSE, HIGH, LOW, MID, MIX, mixture, take_over
+from heliodor.teach.recipes.siglip import SiglipSettings, TinySiglip
+from heliodor.teach.recipes.tiny import CLOSE, HIGH, LOW, MID, MIX, mixture
 from heliodor.teach.state import Resumed, newest_model
-
-VISION = SiglipVisionConfig(
-    image_size=224, patch_size=16, width=16, depth=1, num_heads=2, mlp_width=32
-)
-TEXT = replace(siglip.TEXT, width=16, depth=1, num_heads=2, mlp_width=32)
-
-
-def small_paligemma(vocab_size: int, image_token: int, image_size: int) -> PaliGemmaConfig:
-    return PaliGemmaConfig(
-        vision=replace(VISION, image_size=image_size),
-        language=small.language(vocab_size),
-        image_token=image_token,
-    )
 
 
 @pytest.fixture
@@ -49,13 +32,12 @@ def shrunk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     train = siglip.train
     for module in (siglip, tiny):
         monkeypatch.setattr(module, "train", without_worker)
-    monkeypatch.setattr(siglip, "TINY_VISION", VISION)
-    monkeypatch.setattr(siglip, "TEXT", TEXT)
-    monkeypatch.setattr(tiny, "tiny", small_paligemma)
+    small.shrink(monkeypatch)
     return tmp_path
 
 
 PAIR = ["steps=2", "scene_steps=2", "images=3", "scene_images=3", "size=48", "scene_size=64"]
+STILL = ["rate=0", "muon=0"]
 STAGE = ["steps=2", "images=2", "turns=2", "sample_every=2"]
 
 
@@ -93,33 +75,52 @@ def test_the_stages_of_tiny_follow_each_other(shrunk: Path) -> None:
 
 
 def test_what_a_stage_learnt_is_where_the_next_one_starts(shrunk: Path) -> None:
-    """At a learning rate of zero nothing moves: the last state is what was taken over."""
+    """At learning rates of zero nothing moves: the last state is what was taken over, what the
+    image tower knows of its patches included."""
     assert main(["train", "tiny-siglip", "--workdir", str(shrunk / "siglip"), *PAIR]) == 0
     pair = newest_model(shrunk / "siglip" / "scenes")
-    words = [*STAGE, "size=112", "rate=0", f"start={shrunk / 'siglip' / 'scenes'}"]
+    words = [*STAGE, "size=112", *STILL, f"start={shrunk / 'siglip' / 'scenes'}"]
     low = trained("tiny-low", shrunk / "low", *words)
     for name, value in low.items():
         if name == "vision.position":
             assert torch.equal(value, resize_positions(pair[name], 49))
             assert value.shape != pair[name].shape
-        elif name.startswith("vision."):
+        elif name.startswith(("vision.", "covers.")):
             assert torch.equal(value, pair[name]), name
-    fresh = trained("tiny-low", shrunk / "fresh", *STAGE, "size=112", "rate=0")
+    assert low["covers.weight"].abs().max() > 0
+    fresh = trained("tiny-low", shrunk / "fresh", *STAGE, "size=112", *STILL)
     assert not torch.equal(fresh["vision.patch.weight"], low["vision.patch.weight"])
     assert torch.equal(fresh["language.embedding.weight"], low["language.embedding.weight"])
 
-    words = [*STAGE, "size=112", "rate=0", f"start={shrunk / 'low'}"]
+    words = [*STAGE, "size=112", *STILL, f"start={shrunk / 'low'}"]
     high = trained("tiny-high", shrunk / "high", *words)
+    assert set(high) == set(low)
     assert all(torch.equal(value, low[name]) for name, value in high.items())
 
 
+def test_from_a_stages_folder_all_but_the_layer_for_patches_is_taken_over(shrunk: Path) -> None:
+    low = trained("tiny-low", shrunk / "low", *STAGE, "size=32")
+    words = [*STAGE, *STILL, "size=112", f"start={shrunk / 'low' / 'model'}"]
+    high = trained("tiny-high", shrunk / "high", *words)
+    for name, value in high.items():
+        before = low[name].half().float()
+        if name == "vision.position":
+            before = resize_positions(before, 49)
+        if name.startswith("covers."):
+            assert not torch.equal(value, before)
+        else:
+            assert torch.equal(value, before), name
+
+
 def test_a_stage_ends_with_a_folder_that_loads(shrunk: Path) -> None:
-    """The folder holds the last state's weights in float16, and a model one can ask."""
+    """The folder holds the last state's weights in float16 but for the layer that says what lies
+    in patches, and a model one can ask."""
     words = [*STAGE, "size=32"]
     state = trained("tiny-low", shrunk / "low", *words)
     vlm = heliodor.load(shrunk / "low" / "model", dtype="float32")
     loaded = vlm.model.state_dict()
-    assert set(loaded) == set(state)
+    assert set(state) - set(loaded) == {"covers.weight", "covers.bias"}
+    assert set(loaded) <= set(state)
     for name, value in loaded.items():
         assert torch.equal(value, state[name].half().float()), name
     assert isinstance(vlm.ask(tiny_models.picture(), "what is this?").text, str)
@@ -142,7 +143,9 @@ def test_a_folder_in_use_is_refused_without_resume(
     assert main([*words, "--resume"]) == 0
 
 
-@pytest.mark.parametrize("change", ["images=3", "turns=1", "seed=5", "rate=1e-5", "steps=3"])
+@pytest.mark.parametrize(
+    "change", ["images=3", "turns=1", "seed=5", "rate=1e-5", "muon=0.1", "steps=3"]
+)
 def test_a_run_resumes_only_with_the_settings_it_began_with(
     shrunk: Path, change: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,7 +191,7 @@ def test_a_stop_in_the_first_siglip_stage_does_not_start_the_second(
 
 
 def test_the_second_siglip_stage_starts_where_the_first_ended(shrunk: Path) -> None:
-    words = [*PAIR, "scene_rate=0"]
+    words = [*PAIR, "scene_rate=0", "scene_muon=0"]
     assert main(["train", "tiny-siglip", "--workdir", str(shrunk), *words]) == 0
     first, second = newest_model(shrunk / "singles"), newest_model(shrunk / "scenes")
     assert first["vision.position"].shape == (9, 16)
@@ -199,75 +202,6 @@ def test_the_second_siglip_stage_starts_where_the_first_ended(shrunk: Path) -> N
         assert torch.equal(value, before), name
 
 
-def test_carry_refuses_nothing_it_should_take() -> None:
-    """Every tensor of a pair goes over, the scale and bias of its cosines included."""
-    config = SiglipPairConfig(vision=replace(VISION, image_size=48), text=TEXT)
-    old, new = SiglipPair(config), SiglipPair(replace(config, vision=VISION))
-    with torch.no_grad():
-        for parameter in old.parameters():
-            parameter.normal_()
-    carry(old.state_dict(), new)
-    for name, value in new.state_dict().items():
-        before = old.state_dict()[name]
-        wanted = resize_positions(before, 196) if name == "vision.position" else before
-        assert torch.equal(value, wanted), name
-
-
-class TestTakeOver:
-    def paligemma(self, seed: int = 0) -> PaliGemma:
-        torch.manual_seed(seed)
-        model = PaliGemma(small_paligemma(64, 63, 64))
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.normal_()
-        return model
-
-    def test_positions_of_another_size_are_stretched_corner_to_corner(self) -> None:
-        """2x2 -> 4x4 by hand: thirds between the corners."""
-        model = self.paligemma()
-        found = dict(model.state_dict())
-        corners = torch.tensor([0.0, 3.0, 6.0, 9.0])
-        found["vision.position"] = corners[:, None].expand(4, 16).clone()
-        take_over(model, found)
-        assert model.vision.position[:, 5].reshape(4, 4).tolist() == [
-            [0.0, 1.0, 2.0, 3.0],
-            [2.0, 3.0, 4.0, 5.0],
-            [4.0, 5.0, 6.0, 7.0],
-            [6.0, 7.0, 8.0, 9.0],
-        ]
-
-    def test_a_paligemma_gives_everything(self) -> None:
-        model, other = self.paligemma(0), self.paligemma(1)
-        take_over(model, other.state_dict())
-        for name, value in other.state_dict().items():
-            assert torch.equal(model.state_dict()[name], value), name
-
-    def test_what_the_earlier_run_does_not_hold_stays_fresh(self) -> None:
-        model = self.paligemma(0)
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        tower = {n: t for n, t in self.paligemma(1).state_dict().items() if n.startswith("vision.")}
-        take_over(model, tower | {"text.head.weight": torch.zeros(3)})
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, tower.get(name, before[name])), name
-
-    @pytest.mark.parametrize("name", ["vision.position", "vision.blocks.0.mlp.up.bias"])
-    def test_half_a_tower_is_refused(self, name: str) -> None:
-        model = self.paligemma()
-        found = {n: t for n, t in self.paligemma(1).state_dict().items() if n != name}
-        with pytest.raises(TrainingError, match=f"no whole image tower .*; {name} is missing"):
-            take_over(model, found)
-
-    def test_a_codecs_or_an_empty_state_is_refused(self) -> None:
-        with pytest.raises(TrainingError, match=r"no whole image tower to start from"):
-            take_over(self.paligemma(), {})
-
-    def test_another_width_is_refused(self) -> None:
-        found = dict(self.paligemma(1).state_dict())
-        found["language.norm.scale"] = torch.zeros(17)
-        with pytest.raises(TrainingError, match=r"trained another model(?s:.*)language\.norm"):
-            take_over(self.paligemma(), found)
-
-
 def test_close_names_one_thing_a_picture() -> None:
     ((share, source),) = mixture(CLOSE)
     assert share == 1.0
@@ -276,12 +210,13 @@ def test_close_names_one_thing_a_picture() -> None:
     assert set(source.mix.tasks) == {"caption", "ask"}
 
 
-def test_low_reads_no_documents_and_half_its_scenes_are_close() -> None:
-    kinds = [type(source) for _, source in mixture(LOW)]
+def test_low_reads_no_documents_and_draws_as_it_is_told() -> None:
+    settings = replace(LOW, close=0.35, strength=0.6, most=3)
+    kinds = [type(source) for _, source in mixture(settings)]
     assert kinds == [SceneSource, ReadingSource]
-    (_, scenes), *_ = mixture(LOW)
+    (_, scenes), *_ = mixture(settings)
     assert isinstance(scenes, SceneSource)
-    assert (scenes.close, scenes.strength) == (0.5, 0.3)
+    assert (scenes.close, scenes.strength, scenes.most) == (0.35, 0.6, 3)
     assert set(scenes.mix.tasks) == {"caption", "ask", "detect", "segment"}
 
 
@@ -292,6 +227,18 @@ def test_later_stages_learn_all_six_tasks(settings: tiny.TinySettings) -> None:
     (_, scenes), *_ = mixture(settings)
     assert isinstance(scenes, SceneSource)
     assert set(scenes.mix.tasks) == {"caption", "ask", "detect", "segment"}
+
+
+@pytest.mark.parametrize("settings", [CLOSE, LOW, MID, HIGH, MIX])
+def test_every_stage_tells_what_lies_in_patches_of_the_towers_size(
+    settings: tiny.TinySettings,
+) -> None:
+    found = {
+        source.patch
+        for _, source in mixture(settings)
+        if isinstance(source, SceneSource | ReadingSource)
+    }
+    assert found == {16}
 
 
 def test_stages_share_no_batches() -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from heliodor.errors import DataError
 from heliodor.teach.data.artwork import HELD_OUT_STYLE
+from heliodor.teach.data.casting import available, choose_concepts
 from heliodor.teach.data.concepts import concept_named, held_out_pair
 from heliodor.teach.data.layout import Drawn, arrange, measure
 from heliodor.teach.data.looks import Look, draw_look
@@ -47,6 +48,24 @@ def test_numbers_of_things_and_repeats_cover_one_to_five(training: list[Scene]) 
     repeats = [len(s.things) - len({t.concept for t in s.things}) for s in training]
     assert 0.15 < np.mean([r > 0 for r in repeats]) < 0.5
     assert max(repeats) == 4
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_no_more_things_than_asked_for_and_as_often_as_without_a_limit(most: int) -> None:
+    """Shares of 0.22, 0.26, 0.22, 0.16, 0.14 for one to five, among those allowed."""
+    rng = np.random.default_rng(6)
+    pool = available(("noto",))
+    numbers = [len(choose_concepts(rng, Split.TRAIN, pool, most)) for _ in range(900)]
+    shares = np.array([0.22, 0.26, 0.22, 0.16, 0.14][:most])
+    found = np.bincount(numbers, minlength=most + 1) / 900
+    assert found[1:].tolist() == pytest.approx((shares / shares.sum()).tolist(), abs=0.07)
+    drawn = [len(render_scene(rng, size=32, most=most).things) for _ in range(30)]
+    assert (min(drawn), max(drawn)) == (1, most)
+
+
+def test_the_usual_most_draws_what_was_always_drawn() -> None:
+    scene, usual = (render_scene(np.random.default_rng(2), size=48, **m) for m in ({"most": 5}, {}))
+    np.testing.assert_array_equal(scene.image, usual.image)
 
 
 @pytest.mark.parametrize("size", [64, 224])
