@@ -15,10 +15,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from heliodor.errors import KeyMismatchError
-from heliodor.models.gemma import GemmaConfig
-from heliodor.models.paligemma import PaliGemmaConfig
+
+if TYPE_CHECKING:  # names are looked up where no torch is loaded
+    from heliodor.models.gemma import GemmaConfig
+    from heliodor.models.paligemma import PaliGemmaConfig
 
 Shape = tuple[int, ...]
 _LISTED = 12  # groups of names that a message spells out per kind of fault
