@@ -17,7 +17,8 @@ from PIL import Image
 from tests import tiny
 
 from heliodor.checkpoints import open_checkpoint
-from heliodor.checkpoints.config import read_config
+from heliodor.checkpoints.blueprint import blueprint
+from heliodor.checkpoints.config import config_values, read_config
 from heliodor.checkpoints.keymap import HUB, PALIGEMMA2, TRANSFORMERS_5, Spelling
 from heliodor.checkpoints.transformers import load, save
 from heliodor.image import ImageProcessor, open_image
@@ -219,8 +220,6 @@ def test_loading_without_the_final_cap_is_transformers_without_it(
 )
 def test_a_published_shape_means_the_same_to_transformers(tmp_path: Path, name: str) -> None:
     """What their class makes of the configuration that we write, and we of the one it writes."""
-    from heliodor.checkpoints.config import config_values
-
     special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     config = PUBLISHED[name]
     values = config_values(config, image_token=257152, special=special, dtype="bfloat16")
@@ -229,13 +228,8 @@ def test_a_published_shape_means_the_same_to_transformers(tmp_path: Path, name: 
     with torch.device("meta"):
         network = transformers.PaliGemmaForConditionalGeneration(theirs)
     count = sum(p.numel() for p in network.parameters())
-    ours = sum(p.numel() for p in meta(config).parameters())
+    ours = sum(p.numel() for p in blueprint(config).parameters())
     assert count == ours
     assert theirs.text_config.query_pre_attn_scalar == (144 if "28b" in name else 256)
     theirs.save_pretrained(tmp_path / "theirs")
     assert read_config(tmp_path / "theirs") == config
-
-
-def meta(config: Any) -> PaliGemma:
-    with torch.device("meta"):
-        return PaliGemma(config)

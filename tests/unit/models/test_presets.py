@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from heliodor.checkpoints.blueprint import blueprint as on_meta
-from heliodor.models.gemma import GemmaConfig
+from heliodor.models.gemma import GemmaConfig, GemmaLayer
 from heliodor.models.paligemma import PaliGemmaConfig
 from heliodor.models.presets import (
     PALIGEMMA_3B_224,
@@ -102,8 +102,9 @@ def test_their_decoders_are_those_of_the_report(size: str) -> None:
         final_cap=30.0,
         window=4096,
     )
-    attention = on_meta(PUBLISHED[f"google/paligemma2-{size}-pt-224"]).language.layers[0].attention
-    shapes = {name: tuple(value.shape) for name, value in attention.state_dict().items()}
+    layer = on_meta(PUBLISHED[f"google/paligemma2-{size}-pt-224"]).language.layers[0]
+    assert isinstance(layer, GemmaLayer)
+    shapes = {name: tuple(value.shape) for name, value in layer.attention.state_dict().items()}
     assert shapes == {
         "q.weight": (heads * head_dim, width),
         "k.weight": (kv_heads * head_dim, width),
