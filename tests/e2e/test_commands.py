@@ -4,50 +4,47 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 import heliodor
 from heliodor.cli.main import main
-from heliodor.errors import CheckpointError
 
 
 class TestConvert:
-    def test_the_target_is_written_whole(self, model, tmp_path):
-        target = tmp_path / "out"
-        words = [
-            "convert",
-            "tiny",
-            str(target),
-            "--format",
-            "transformers",
-            "--save-dtype",
-            "bfloat16",
+    def test_the_target_is_written_and_named(self, tmp_path, capsys):
+        target = tmp_path / "tiny.safetensors"
+        assert main(["convert", "tiny", str(target), "--dtype", "bfloat16", "--json"]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out) == {
+            "path": str(target),
+            "format": "native",
+            "tensors": 182,
+            "dropped": [],
+        }
+        values = "11,331,584 values"
+        assert said.err.splitlines() == [
+            f"writing {values}",
+            f"verifying {values}",
+            f"wrote {target} (native, 182 tensors, each read back)",
         ]
-        assert main(words) == 0
-        assert (target / "config.json").read_text() == "transformers bfloat16"
-        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert main(["inspect", str(target), "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["format"], facts["precision"]) == ("native", "bfloat16")
 
-    def test_a_failed_save_leaves_nothing(self, model, tmp_path, monkeypatch):
-        def save(path: Path, **_: Any) -> None:
-            path.mkdir()
-            (path / "half").write_text("half")
-            raise CheckpointError("disk full")
-
-        monkeypatch.setattr(model, "save", save)
-        assert main(["convert", "tiny", str(tmp_path / "out")]) == 1
+    def test_what_would_be_lost_is_1_and_nothing_is_written(self, tmp_path, capsys):
+        assert main(["convert", "tiny", str(tmp_path / "tiny.npz")]) == 1
+        assert "--drop tokenizer,codec,processor,padding,context" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 
-    def test_an_existing_target_is_left_alone(self, model, tmp_path, capsys):
+    def test_an_existing_target_is_left_alone(self, tmp_path, capsys):
         (tmp_path / "out").write_text("mine")
         with pytest.raises(SystemExit) as leaving:
             main(["convert", "tiny", str(tmp_path / "out")])
         assert leaving.value.code == 2
         assert "exists" in capsys.readouterr().err
         assert (tmp_path / "out").read_text() == "mine"
-        assert model.loaded == []
 
 
 class TestGenerate:
@@ -126,25 +123,31 @@ class TestDemo:
 
 
 class TestInspect:
-    def test_a_folder_is_described_without_loading_it(self, tmp_path, capsys, monkeypatch):
+    def test_the_shipped_model_is_described(self, capsys):
+        assert main(["inspect", "tiny", "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["family"], facts["format"]) == ("PaliGemma", "transformers")
+        assert (facts["complete"], facts["missing"], facts["broken"]) == (True, [], [])
+        assert facts["files"] == ["model.safetensors"]
+        assert main(["inspect"]) == 0
+        said = capsys.readouterr().out
+        assert f"parameters         {facts['parameters']:,}\n" in said
+        assert "complete           yes\n" in said
+
+    def test_what_is_not_whole_is_1_and_listed(self, tmp_path, capsys):
         import torch
         from safetensors.torch import save_file
 
-        from heliodor.checkpoints import TransformersCheckpoint
-        from heliodor.models.presets import tiny
-
-        monkeypatch.setattr(TransformersCheckpoint, "config", lambda self: tiny(300, 299, 64))
-        (tmp_path / "config.json").write_text("{}")
-        weights = {"a": torch.zeros(3, 4), "b": torch.zeros(5, dtype=torch.bfloat16)}
-        save_file(weights, tmp_path / "model.safetensors")
-        assert main(["inspect", str(tmp_path), "--json"]) == 0
-        facts = json.loads(capsys.readouterr().out)
-        assert facts["parameters"] == 17
-        assert facts["bytes"] == 12 * 4 + 5 * 2
-        assert facts["dtypes"] == {"float32": 1, "bfloat16": 1}
-        assert facts["tokens"] is None
-        assert facts["vision"]["image_size"] == 64
-        assert facts["language"]["vocab_size"] == 300
+        (tmp_path / "config.json").write_text('{"model_type": "gemma"}')
+        save_file({"a": torch.zeros(3, 4)}, tmp_path / "model-00001-of-00002.safetensors")
+        shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+        index = tmp_path / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": shards}))
+        assert main(["inspect", str(tmp_path)]) == 1
+        said = capsys.readouterr().out
+        assert "missing            model-00002-of-00002.safetensors (a shard)\n" in said
+        assert "missing            b\n" in said
+        assert "complete           no\n" in said
 
     def test_an_unknown_name_is_an_error(self, capsys):
         assert main(["inspect", "no-such-folder"]) == 1

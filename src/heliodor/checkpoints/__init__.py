@@ -125,13 +125,20 @@ def open_found(found: Found, source: str) -> Checkpoint:
     return kind(path=found.path, source=source)
 
 
-def locate(source: str | Path, *, revision: str | None = None, adapter: bool = False) -> Path:
+def locate(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    adapter: bool = False,
+    only_small: bool = False,
+) -> Path:
     """The path of a checkpoint, which is downloaded where ``source`` is a hub id.
 
     Args:
         source: a path or a hub id; what exists on disk counts first.
         revision: branch, tag or commit, for hub ids alone.
         adapter: whether an adapter's files are wanted rather than a model's.
+        only_small: of a hub id, fetch what says what it is, and no weights.
 
     Raises:
         ConfigError: neither a path nor a hub id.
@@ -157,6 +164,8 @@ def locate(source: str | Path, *, revision: str | None = None, adapter: bool = F
     # A third of a second, for downloads alone.
     from heliodor.checkpoints import hub  # noqa: PLC0415
 
+    if only_small:
+        return hub.resolve(named[1], revision=revision, patterns=hub.SMALL)
     if adapter:
         return hub.resolve(named[1], revision=revision, patterns=hub.ADAPTER)
     return hub.resolve_model(named[1], revision=revision, file=named[2])

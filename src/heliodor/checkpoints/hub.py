@@ -42,6 +42,9 @@ PATTERNS = (
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """What is fetched of an adapter's repository."""
 
+SMALL = tuple(name for name in PATTERNS if name.endswith(".json")) + ADAPTER
+"""What says what a repository holds; an adapter's weights are small themselves."""
+
 _BESIDE_NPZ = ("tokenizer.json", "tokenizer.model", "paligemma_tokenizer.model", "spiece.model")
 _CODECS = ("maskcodec.npz", "vae-oid.npz")
 _LISTED = 8

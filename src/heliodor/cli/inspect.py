@@ -1,34 +1,35 @@
-"""Say what a checkpoint holds: shapes, size, types. No weight is read.
+"""Say what a checkpoint is: family, size, precision, whether it is whole, what is odd about it.
 
 For example:
 
   heliodor inspect tiny
   heliodor inspect google/paligemma-3b-mix-224 --json
+  heliodor inspect paligemma2-28b-pt-448.b16.npz
+
+It reads folders in transformers layout, big_vision's .npz files and their pieces, native files and
+LoRA adapters. No weight is read; of a hub id only the small files are fetched.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import math
-from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from heliodor import zoo
 from heliodor.cli.options import add_json
 from heliodor.cli.output import emit
-from heliodor.errors import TokenizerError
 
 __all__ = ["add_arguments", "describe", "run"]
 
 ZOO = Path(zoo.__file__).parent
+_LISTED = 12  # names of missing tensors in a line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "source", nargs="?", metavar="MODEL", help="the shipped 'tiny', a folder, a hub id"
+        "source", nargs="?", metavar="MODEL", help="the shipped 'tiny', a folder, a file, a hub id"
     )
     parser.add_argument("--model", default="tiny", help="the same, as the other commands take it")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
@@ -36,57 +37,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the description, a line a fact."""
+    """Print the description, a line a fact; 1 if something is missing or broken."""
     facts = describe(args.source or args.model, args.revision)
     if args.json:
         emit(facts)
-        return 0
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            print(name)
-            for inner, number in value.items():  # pyright: ignore[reportUnknownVariableType]
-                print(f"  {inner:<16} {number}")
-        else:
-            print(f"{name:<18} {value}")
-    return 0
+    else:
+        for name, value in facts.items():
+            _print(name, value)
+    return 0 if facts["complete"] or not facts["files"] else 1
 
 
 def describe(source: str, revision: str | None = None) -> dict[str, Any]:
-    """The facts about a checkpoint, from its configuration and its file headers.
+    """The facts about a checkpoint; see :func:`heliodor.checkpoints.survey.survey`.
 
     Args:
-        source: the name of a shipped model, a folder in transformers layout, or a hub id.
+        source: the name of a shipped model, a path, or a hub id.
         revision: branch, tag or commit of a hub id.
 
-    Returns:
-        ``folder``, ``parameters``, ``bytes`` of all tensors, ``dtypes`` with their number of
-        tensors, ``files``, ``tokens`` of the tokenizer (None without one), and the fields of the
-        configurations ``vision`` and ``language``.
-
     Raises:
-        CheckpointError: there is no such checkpoint, or it is broken.
+        CheckpointError: there is no such checkpoint, or its configuration is broken.
         HubError: it could not be downloaded.
     """
-    from heliodor.checkpoints import open_checkpoint
-    from heliodor.checkpoints.tensors import open_tensors
+    from heliodor.checkpoints import locate
+    from heliodor.checkpoints.survey import survey
 
     shipped = ZOO / source
-    place = shipped if source.isidentifier() and shipped.is_dir() else source
-    checkpoint = open_checkpoint(place, revision=revision)
-    config = checkpoint.config()
-    tensors = open_tensors(checkpoint.folder)
-    entries = [tensors.entry(name) for name in tensors]
-    try:
-        tokens = checkpoint.tokenizer().vocab_size
-    except TokenizerError:
-        tokens = None
-    return {
-        "folder": str(checkpoint.folder),
-        "parameters": sum(math.prod(entry.shape) for entry in entries),
-        "bytes": sum(entry.end - entry.begin for entry in entries),
-        "dtypes": dict(Counter(str(entry.dtype).removeprefix("torch.") for entry in entries)),
-        "files": sorted({tensors.file(name).name for name in tensors}),
-        "tokens": tokens,
-        "vision": dataclasses.asdict(config.vision),
-        "language": dataclasses.asdict(config.language),
-    }
+    if source.isidentifier() and shipped.is_dir():
+        return survey(shipped)
+    place = locate(source, revision=revision, only_small=True)
+    facts = survey(place)
+    if place != Path(source).expanduser() and not facts["files"]:
+        facts |= {"complete": None, "missing": []}
+        facts["odd"].append("the weights are on the hub and have not been fetched")
+    return facts
+
+
+def _print(name: str, value: object) -> None:
+    if value is None or value == []:
+        return
+    if isinstance(value, dict):
+        print(name)
+        for inner, number in cast("dict[str, object]", value).items():
+            print(f"  {inner:<16} {number}")
+    elif isinstance(value, list):
+        items = cast("list[object]", value)
+        for item in items[:_LISTED]:
+            print(f"{name:<18} {item}")
+        if len(items) > _LISTED:
+            print(f"{name:<18} ... and {len(items) - _LISTED} more")
+    elif isinstance(value, bool):
+        print(f"{name:<18} {'yes' if value else 'no'}")
+    else:
+        print(f"{name:<18} {value:,}" if isinstance(value, int) else f"{name:<18} {value}")
