@@ -23,6 +23,7 @@ from heliodor.checkpoints.archive import NpzEntry, inflated, read_directory
 from heliodor.checkpoints.files import Replacement
 from heliodor.checkpoints.mapped import MappedFile
 from heliodor.checkpoints.npy import write_npy_header
+from heliodor.checkpoints.weights import loses_range
 from heliodor.errors import CheckpointError
 
 __all__ = ["NpzEntry", "NpzFile", "Source", "Stack", "write_npz"]
@@ -302,7 +303,7 @@ def _write_part(member: IO[bytes], name: str, part: Tensor, dtype: torch.dtype) 
         for inner in part:
             _write_part(member, name, inner, dtype)
         return
-    narrows = dtype.is_floating_point and dtype.itemsize < part.dtype.itemsize
+    narrows = loses_range(part.dtype, dtype)
     step = max(1, _CHUNK // (row * dtype.itemsize))
     for start in range(0, len(part), step):
         values = part[start : start + step].to(device="cpu", dtype=dtype).contiguous().reshape(-1)
