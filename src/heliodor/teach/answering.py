@@ -36,6 +36,8 @@ class AnswerObjective:
         seed: of the whole run.
         shown: examples whose answers are shown while the run lasts.
         grounding: weight of what lies in the patches beside the answers.
+        apart: whether the answers leave the image tower alone, which then learns from what lies in
+            the patches only: a decoder that knows nothing yet would teach it to forget.
         near: ids whose neighbours share the target, see :func:`~heliodor.teach.losses.row_losses`.
     """
 
@@ -46,6 +48,7 @@ class AnswerObjective:
     seed: int
     shown: Sequence[Example] = ()
     grounding: float = 0.0
+    apart: bool = False
     near: Nearness | None = None
 
     def batch(self, step: int) -> Batch:
@@ -74,7 +77,7 @@ class AnswerObjective:
         pixels = pixels_in(batch.pixels)
         if not (isinstance(self.model, GroundedPaliGemma) and len(batch.covered)):
             return self.model.encode_images(pixels), torch.zeros(()), {}
-        features, patches = self.model.look(pixels)
+        features, patches = self.model.look(pixels, apart=self.apart)
         loss, figures = patch_loss(patches[batch.covered], batch.cover)
         return features, self.grounding * loss, figures
 

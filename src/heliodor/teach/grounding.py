@@ -65,10 +65,16 @@ class GroundedPaliGemma(PaliGemma):
         super().__init__(config)
         self.covers = Linear(config.vision.width, KINDS + EDGES)
 
-    def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels [B 3 H W] -> image tokens [B N W] and logits [B N KINDS+EDGES], float32."""
+    def look(self, pixels: Tensor, *, apart: bool = False) -> tuple[Tensor, Tensor]:
+        """Pixels [B 3 H W] -> image tokens [B N W] and logits [B N KINDS+EDGES], float32.
+
+        Args:
+            pixels: in -1..1.
+            apart: let no gradient pass from the image tokens to the tower.
+        """
         features = self.vision(pixels)
-        return self.projector(features).float(), self.covers(features).float()
+        read = features.detach() if apart else features
+        return self.projector(read).float(), self.covers(features).float()
 
     def plain(self) -> PaliGemma:
         """The same network without the layer."""

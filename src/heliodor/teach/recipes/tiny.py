@@ -59,6 +59,7 @@ class TinySettings:
         close: share of the scenes' pictures that show one thing close up.
         most: things in a scene at most: small pictures have no room for small things.
         grounding: weight of what lies in the patches beside the answers.
+        apart: whether the answers leave the image tower alone.
         spread: how far a place may be from the right one and still be told near it, in 1/1024 of
             the side; 0 for not at all.
         sample_every: steps between sample predictions; 0 for none.
@@ -82,6 +83,7 @@ class TinySettings:
     close: float = 0.0
     most: int = MOST
     grounding: float = 0.2
+    apart: bool = False
     spread: float = 6.0
     sample_every: int = 200
     parts: int = 1
@@ -106,12 +108,16 @@ LOW = TinySettings(
     stage="low",
     start="",
     size=112,
-    images=24,
-    turns=4,
-    steps=1800,
-    rate=6e-4,
-    strength=0.3,
-    close=0.5,
+    images=48,
+    turns=2,
+    steps=1500,
+    rate=1e-3,
+    muon=0.012,
+    tower=0.5,
+    grounding=1.0,
+    apart=True,
+    close=0.25,
+    most=2,
 )
 MID = TinySettings(
     stage="mid", start="", size=160, images=16, turns=4, steps=2000, rate=4e-4, seed=14
@@ -178,6 +184,7 @@ def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjecti
         seed=settings.seed,
         shown=shown,
         grounding=settings.grounding,
+        apart=settings.apart,
         near=Nearness(first=tokenizer.loc_start, count=PLACES, spread=settings.spread)
         if settings.spread
         else None,
@@ -216,7 +223,7 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
         )
         return ((1.0, _scenes(settings, naming, close=1.0)),)
     if settings.stage == "low":
-        asks = TaskMix(tasks={"caption": 0.25, "ask": 0.25, "detect": 0.3, "segment": 0.2})
+        asks = TaskMix(tasks={"caption": 0.3, "ask": 0.25, "detect": 0.3, "segment": 0.15})
         return ((0.9, _scenes(settings, asks)), (0.1, ReadingSource(size=size, patch=PATCH)))
     if settings.stage not in _SHARES:
         raise TrainingError(
