@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from heliodor.checkpoints.files import read_json
 from heliodor.checkpoints.header import INDEX, SINGLE, SIZES, read_header
@@ -135,8 +135,7 @@ def npz_heads(path: Path) -> Heads:
 def _array_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Head:
     from numpy.lib import format as npy  # noqa: PLC0415 - for npz files alone
 
-    with archive.open(member) as opened:
-        file = cast("IO[bytes]", opened)
+    with archive.open(member) as file:
         read = {
             (1, 0): npy.read_array_header_1_0,
             (2, 0): npy.read_array_header_2_0,

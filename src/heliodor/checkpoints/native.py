@@ -27,6 +27,7 @@ from heliodor.checkpoints.blueprint import blueprint
 from heliodor.checkpoints.contents import Contents
 from heliodor.checkpoints.files import Replacement, parse_json_object
 from heliodor.checkpoints.header import read_header
+from heliodor.checkpoints.recognise import MARK
 from heliodor.checkpoints.record import read_record
 from heliodor.checkpoints.shards import Planned, write_file
 from heliodor.checkpoints.tensors import Tensors, open_tensors
@@ -38,7 +39,7 @@ from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
 from heliodor.text import Tokenizer
 
 SUFFIX = ".safetensors"
-FORMAT = "heliodor.format"
+FORMAT = MARK
 VERSION = "1"
 FAMILY = "paligemma"
 SCHEME = "none"
@@ -154,26 +155,6 @@ class NativeCheckpoint:
         codec.load_state_dict(state, strict=True, assign=True)
         return codec.eval().requires_grad_(requires_grad=False)
 
-    def contents(self) -> Contents:
-        """Everything that the file holds."""
-        has_words = "heliodor.tokenizer" in read_strings(self.path)
-        return Contents(
-            config=self.config(),
-            weights=self.weights(),
-            tokenizer=self.tokenizer() if has_words else None,
-            processor=self.processor(),
-            codec=self.mask_codec(),
-        )
-
-
-def is_native(path: Path) -> bool:
-    """Whether a safetensors file carries our marker, of whatever version.
-
-    Raises:
-        FileFormatError: it is no safetensors file.
-    """
-    return FORMAT in read_header(path).metadata
-
 
 def read_strings(path: Path) -> dict[str, str]:
     """The strings in the head of a native file, of a version and scheme that can be read.
@@ -263,6 +244,7 @@ def check_path(path: str | Path) -> Path:
 
 def _strings(contents: Contents) -> dict[str, str]:
     """The header's strings."""
+    assert contents.processor is not None, "every PaliGemma has one"
     tokens = contents.config.vision.num_tokens
     strings = {
         FORMAT: VERSION,

@@ -110,7 +110,8 @@ def _native(found: Found) -> Facts:
     heads = file_heads([found.path])
     strings = heads.metadata
     config = _json(strings.get("heliodor.config"))
-    vision, language = _section(config, "vision", {}), _section(config, "language", {})
+    vision = _numbers(_section(config, "vision", {}))
+    language = _numbers(_section(config, "language", {}))
     second = language.get("sandwich") is True
     network = {n: head for n, head in heads.tensors.items() if not n.startswith("mask_codec.")}
     wanted = _ours(PALIGEMMA2 if second else PALIGEMMA, vision, language)
@@ -174,7 +175,9 @@ def _adapter(found: Found) -> Facts:
         "method": config.get("peft_type"),
         "rank": config.get("r"),
         "alpha": config.get("lora_alpha"),
-        "targets": sorted(map(str, targets)) if isinstance(targets, list) else targets,
+        "targets": sorted(map(str, cast("list[object]", targets)))
+        if isinstance(targets, list)
+        else targets,
         "base": config.get("base_model_name_or_path"),
         **_counts(heads, missing),
         "odd": odd,
@@ -224,7 +227,10 @@ def _counts(heads: Heads, missing: Sequence[str]) -> Facts:
 
 def _ours(keys: KeyMap, vision: Mapping[str, Any], language: Mapping[str, Any]) -> list[str]:
     """Our names of all tensors of a model so deep."""
-    depths = dict(zip(_LAYERS, (vision.get("depth"), language.get("depth")), strict=True))
+    depths: dict[str, Any] = {
+        _LAYERS[0]: vision.get("depth"),
+        _LAYERS[1]: language.get("depth"),
+    }
     names: list[str] = []
     for row in keys.rows:
         kinds = ("weight", "bias") if "*" in row.ours else ("",)
@@ -321,7 +327,14 @@ def _section(config: Facts, name: str, default: Facts) -> Facts:
 def _taken(section: Facts, fields: Mapping[str, tuple[str, int | None]]) -> Facts:
     if not section:
         return {}
-    return {ours: section.get(theirs, value) for ours, (theirs, value) in fields.items()}
+    found = {ours: section.get(theirs, value) for ours, (theirs, value) in fields.items()}
+    return _numbers(found)
+
+
+def _numbers(section: Facts) -> Facts:
+    """Fields that are numbers, true, false or none; of anything else the name alone is kept."""
+    plain = (int, float, bool, type(None))
+    return {name: v if isinstance(v, plain) else None for name, v in section.items()}
 
 
 def _npz_tower(shapes: Mapping[str, tuple[int, ...]]) -> Facts:
@@ -371,9 +384,11 @@ def _count_tokens(document: Facts) -> int | None:
     vocabulary: Any = cast("Facts", model).get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict):
         return None
-    names = set(cast("Facts", vocabulary))
+    names: set[Any] = set(cast("Facts", vocabulary))
     added: Any = document.get("added_tokens") or []
-    names |= {token.get("content") for token in added if isinstance(token, dict)}
+    tokens = cast("list[Any]", added) if isinstance(added, list) else []
+    dicts = [cast("Facts", token) for token in tokens if isinstance(token, dict)]
+    names |= {str(token.get("content")) for token in dicts}
     return len(names)
 
 

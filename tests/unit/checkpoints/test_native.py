@@ -15,7 +15,7 @@ from tests import tiny
 
 import heliodor
 from heliodor import zoo
-from heliodor.checkpoints import NativeCheckpoint, open_checkpoint
+from heliodor.checkpoints import NativeCheckpoint, open_checkpoint, open_paligemma
 from heliodor.errors import (
     CheckpointError,
     ConfigError,
@@ -93,7 +93,7 @@ def test_the_image_processor_comes_back_whatever_it_is(tmp_path: Path) -> None:
 
 def test_weights_that_need_no_conversion_stay_mapped(saved: Path) -> None:
     before = saved.read_bytes()
-    loaded = open_checkpoint(saved).load()
+    loaded = open_paligemma(saved).load()
     with torch.no_grad():
         loaded.projector.weight.zero_()
     assert saved.read_bytes() == before

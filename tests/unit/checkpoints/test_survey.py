@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tests import tiny
 
@@ -22,7 +27,7 @@ from heliodor.checkpoints.heads import NAMES
 from heliodor.checkpoints.keymap import HUB, TRANSFORMERS_5, paligemma_keys
 from heliodor.checkpoints.survey import survey
 from heliodor.checkpoints.tensors import DTYPES
-from heliodor.errors import ConfigError
+from heliodor.errors import CheckpointError, ConfigError
 from heliodor.models.paligemma import PaliGemmaConfig
 from heliodor.models.presets import PUBLISHED
 
@@ -248,6 +253,37 @@ def test_an_adapter_is_told(tmp_path: Path) -> None:
     assert facts["odd"] == ["use_rslora is set"]
     save_file({"a": torch.zeros(2, 3)}, tmp_path / "adapter_model.safetensors")
     assert (survey(tmp_path)["complete"], survey(tmp_path)["parameters"]) == (True, 6)
+
+
+HOSTILE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.floats(allow_nan=False),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_values_in_the_json_files_are_described_or_refused(data: st.DataObject) -> None:
+    """One field of one file is anything at all; nothing but the library's own error comes out."""
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(zoo.TINY, place, dirs_exist_ok=True)
+        folder = Path(place)
+        (folder / "tokenizer.json").write_text(SHORT)
+        name = data.draw(st.sampled_from(["config", "preprocessor_config", "tokenizer"]))
+        path = folder / f"{name}.json"
+        values = json.loads(path.read_text())
+        inside = [values, *(v for v in values.values() if isinstance(v, dict))]
+        target = data.draw(st.sampled_from(inside))
+        target[data.draw(st.sampled_from(sorted(target)))] = data.draw(HOSTILE)
+        path.write_text(json.dumps(values))
+        with contextlib.suppress(CheckpointError):
+            assert json.dumps(survey(folder))
+
+
+SHORT = json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "b", "id": 1}]})
 
 
 def test_names_of_types_are_torchs() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests import tiny
 
 import heliodor
 from heliodor import zoo
 from heliodor.errors import CheckpointError, ConfigError, InputError, TokenizerError
+from heliodor.nn.norm import RMSNorm
 from heliodor.see.vlm import VisionLanguageModel
 
 PICTURE = tiny.picture(1)
@@ -142,11 +146,58 @@ def test_a_source_that_is_nowhere_is_refused(source: str | Path) -> None:
         heliodor.load(source)
 
 
-@pytest.mark.parametrize("format", ["gguf", "native", ""])
+@pytest.mark.parametrize(("format", "name"), [("native", "x.safetensors"), ("big_vision", "x.npz")])
+def test_other_formats_come_back_with_the_same_logits(
+    tmp_path: Path, format: str, name: str
+) -> None:
+    model = tiny.vlm()
+    language = dataclasses.replace(model.model.config.language, norm_eps=1e-6, context=8192)
+    config = dataclasses.replace(model.model.config, language=language)
+    model.model.config = config
+    for module in model.model.modules():
+        if isinstance(module, RMSNorm):
+            module.eps = 1e-6
+    model.save(tmp_path / name, format=format)
+    back = heliodor.load(tmp_path / name, tokenizer=zoo.TOKENIZER)
+    back.processor = model.processor  # big_vision resizes in another way
+    said = [" a bee", " <loc0012>"]
+    expected = model.logits([PICTURE], PROMPTS, said)
+    found = back.logits([PICTURE], PROMPTS, said)[..., : expected.shape[-1]]
+    assert tiny.relative_error(found, expected[..., : found.shape[-1]]) < 1e-6
+    if format == "big_vision":
+        with pytest.raises(TokenizerError, match="as no npz does"):
+            heliodor.load(tmp_path / name)
+
+
+def test_an_adapter_is_merged_when_loading(folder: Path, tmp_path: Path) -> None:
+    plain = heliodor.load(folder).model.state_dict()["projector.weight"]
+    stem = "base_model.model.multi_modal_projector.linear"
+    up, down = torch.randn(32, 2), torch.randn(2, 24)
+    tensors = {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    values = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(values))
+    merged = heliodor.load(folder, adapter=tmp_path)
+    found = merged.model.state_dict()["projector.weight"]
+    assert tiny.relative_error(found, plain + 3 * (up @ down)) < 1e-6
+    half = heliodor.load(folder, adapter=tmp_path, dtype="bfloat16", image_size=48)
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+    assert half.model.config.vision.image_size == 48
+    merged.save(tmp_path / "whole")
+    assert torch.equal(
+        heliodor.load(tmp_path / "whole").model.state_dict()["projector.weight"], found
+    )
+    with pytest.raises(ConfigError, match="does not exist"):
+        heliodor.load(folder, adapter="nowhere")
+    with pytest.raises(ConfigError, match=r"has no adapter_config\.json"):
+        heliodor.load(folder, adapter=folder)
+
+
+@pytest.mark.parametrize("format", ["gguf", "npz", ""])
 def test_a_format_that_is_not_written_is_refused(
     model: VisionLanguageModel, tmp_path: Path, format: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"format '{format}' is not written; there is 'transfo"):
+    with pytest.raises(ConfigError, match=f"format '{format}' is not written; there are 'transf"):
         model.save(tmp_path / "new", format=format)
     assert not (tmp_path / "new").exists()
 
