@@ -301,6 +301,32 @@ class TestBesideAnswers:
         assert decoder is not None
         assert float(tower.norm()) > 1e3 * float(decoder.norm())
 
+    def test_apart_the_tower_learns_from_its_patches_only(self) -> None:
+        """The loss is the same; at weight zero nothing reaches the tower, all else learns as
+        before."""
+        batch, _ = self.batch()
+        found: dict[bool, dict[str, torch.Tensor | None]] = {}
+        losses = []
+        for apart in (False, True):
+            model = paligemma()
+            lesson = replace(small.objective(), model=model, grounding=0.0, apart=apart)
+            loss, _ = lesson.loss(batch)
+            loss.backward()
+            losses.append(loss.item())
+            found[apart] = {name: p.grad for name, p in model.named_parameters()}
+        assert losses[0] == losses[1]
+        for name, gradient in found[True].items():
+            before = found[False][name]
+            assert before is not None
+            if name.startswith("vision."):
+                assert gradient is None or not gradient.any(), name
+            else:
+                assert gradient is not None
+                torch.testing.assert_close(gradient, before, rtol=1e-5, atol=1e-8)
+        patch = found[False]["vision.patch.weight"]
+        assert patch is not None
+        assert patch.any()
+
     def test_a_model_without_the_layer_learns_answers_alone(self) -> None:
         batch, _ = self.batch()
         lesson = replace(small.objective(), grounding=0.3)
