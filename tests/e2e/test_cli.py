@@ -93,8 +93,9 @@ class TestModelOptions:
 
     def test_options_reach_load(self, model, picture):
         words = ["--model", "google/x", "--dtype", "float32", "--device", "cpu"]
-        assert main(["read", picture(), *words, "--revision", "abc"]) == 0
-        expected = {"dtype": "float32", "device": "cpu", "revision": "abc"}
+        words += ["--revision", "abc", "--adapter", "lora"]
+        assert main(["read", picture(), *words]) == 0
+        expected = {"dtype": "float32", "device": "cpu", "revision": "abc", "adapter": "lora"}
         assert model.loaded == [("google/x", expected)]
 
     def test_one_load_serves_all_pictures(self, model, picture):

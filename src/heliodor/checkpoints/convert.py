@@ -10,11 +10,7 @@ it get its name.
 
 from __future__ import annotations
 
-import re
-import secrets
-import shutil
-from collections.abc import Callable, Collection, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +21,7 @@ import torch
 from heliodor.checkpoints import locate, open_found
 from heliodor.checkpoints import native as native_file
 from heliodor.checkpoints import transformers as transformers_layout
+from heliodor.checkpoints.adapters import find_adapter, merged
 from heliodor.checkpoints.contents import (
     Contents,
     as_network,
@@ -33,27 +30,20 @@ from heliodor.checkpoints.contents import (
     same_values,
     watched,
 )
-from heliodor.checkpoints.files import Replacement, sync_folder
+from heliodor.checkpoints.files import Replacement
 from heliodor.checkpoints.maskcodec import CODEC_NAMES, write_mask_codec
 from heliodor.checkpoints.recognise import Kind, recognise
+from heliodor.checkpoints.target import check_target, commit, staged, target_kind
 from heliodor.checkpoints.weights import EMBEDDING, parse_dtype
 from heliodor.errors import CheckpointError, ConfigError, InputError
 from heliodor.image import ImageProcessor, Resize
 from heliodor.models.maskcodec import MaskCodec
 from heliodor.text import GemmaTokenizer, Tokenizer
 
-FORMATS = ("transformers", "big_vision", "native")
 DROPPABLE = ("tokenizer", "padding", "codec", "processor", "context")
 """What may be left behind, by the name that ``drop`` and ``--drop`` take."""
 
-_OURS = re.compile(
-    r"(config|generation_config|preprocessor_config|processor_config|tokenizer|tokenizer_config|"
-    r"special_tokens_map|added_tokens|model\.safetensors\.index)\.json|chat_template\.(json|jinja)|"
-    r"model(-\d+-of-\d+)?\.safetensors|(tokenizer|spiece)\.model|maskcodec\.npz|vae-oid\.npz"
-)
-"""What lies in a checkpoint's folder."""
 _UNSAID = ("language.context",)  # fields that change no value the network computes
-_OLD = "replaced"
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, and how many values of how many are through."""
@@ -87,6 +77,7 @@ def convert(  # noqa: PLR0913 - each is one wish of the caller's
     format: str | None = None,  # noqa: A002 - the public name
     dtype: str | torch.dtype | None = None,
     tokenizer: str | Path | None = None,
+    adapter: str | Path | None = None,
     drop: Collection[str] = (),
     force: bool = False,
     revision: str | None = None,
@@ -100,6 +91,7 @@ def convert(  # noqa: PLR0913 - each is one wish of the caller's
         format: one of ``FORMATS``; by default what the target's name says.
         dtype: of the network's tensors; None keeps each one's own.
         tokenizer: a vocabulary file, where the source carries none.
+        adapter: the folder or hub id of a LoRA adapter to merge on the way.
         drop: what to leave behind, of ``DROPPABLE``; anything else that would be lost is refused.
         force: replace what stands at the target, if it is a checkpoint.
         revision: of a hub id.
@@ -116,20 +108,29 @@ def convert(  # noqa: PLR0913 - each is one wish of the caller's
     place = Path(target).expanduser().resolve()
     kind = target_kind(place, format)
     found = recognise(locate(source, revision=revision))
-    _check_target(place, found.path, force=force)
+    check_target(place, found.path, force=force)
     contents = open_contents(open_found(found, str(source)), found.kind, found.family)
     if tokenizer is not None:
         contents = replace(contents, tokenizer=_open_tokenizer(tokenizer, contents))
+    if adapter is not None:
+        contents = _with_adapter(contents, adapter)
     chosen = None if dtype is None else parse_dtype(dtype)
     kept, dropped = _without(contents, kind, frozenset(drop))
     total = sum(weight.count for weight in kept.weights.values())
-    with _staged(place) as stage:
+    with staged(place) as stage:
         counted = watched(kept.weights, _counter(partial(progress, "writing"), total))
         _WRITERS[kind, kept.family](replace(kept, weights=counted), stage, chosen)
         counted = watched(kept.weights, _counter(partial(progress, "verifying"), total))
         _verify(replace(kept, weights=counted), stage, chosen, frozenset(drop))
-        _commit(stage, place)
+        commit(stage, place)
     return Converted(path=place, format=kind.value, tensors=len(kept.weights), dropped=dropped)
+
+
+def _with_adapter(contents: Contents, adapter: str | Path) -> Contents:
+    if contents.family != "paligemma":
+        raise ConfigError(f"adapters are merged into PaliGemma alone, not into a {contents.family}")
+    weights = merged(contents.weights, find_adapter(adapter), contents.config)
+    return replace(contents, weights=weights)
 
 
 def _open_tokenizer(path: str | Path, contents: Contents) -> Any:
@@ -139,53 +140,6 @@ def _open_tokenizer(path: str | Path, contents: Contents) -> Any:
         return FixedTokenizer.from_file(path, length=contents.config.text.length)
     kind = Tokenizer if contents.family == "paligemma" else GemmaTokenizer
     return kind.from_file(path)
-
-
-def target_kind(target: Path, name: str | None) -> Kind:
-    """The format to write: the one named, or what the target's suffix says.
-
-    Raises:
-        InputError: an unknown format, or a suffix that belongs to another.
-    """
-    by_suffix = {".npz": Kind.BIG_VISION, ".safetensors": Kind.NATIVE}
-    told = by_suffix.get(target.suffix, Kind.TRANSFORMERS)
-    if name is None:
-        return told
-    if name not in FORMATS:
-        raise InputError(f"format {name!r} is not written; there are {', '.join(FORMATS)}")
-    if Kind(name) is not told:
-        ends = {kind.value: suffix for suffix, kind in by_suffix.items()}
-        wanted = f"a name that ends in {ends[name]}" if name in ends else "a folder's name"
-        raise InputError(f"{target.name} does not name a {name} checkpoint; give {wanted}")
-    return told
-
-
-def _check_target(target: Path, source: Path, *, force: bool) -> None:
-    """A target that is free, or that may be replaced."""
-    origin = source.resolve()
-    if target == origin or origin in target.parents or target in origin.parents:
-        raise InputError(f"{target} and the source {origin} are one, or one holds the other")
-    if not target.parent.is_dir():
-        raise InputError(f"there is no folder {target.parent} to write into")
-    if not target.exists():
-        return
-    if not force:
-        raise InputError(f"{target} exists; name another target, or give --force to replace it")
-    if target.is_dir():
-        _check_replaceable(target)
-    elif target.suffix not in (".npz", ".safetensors"):
-        raise InputError(f"{target} is no checkpoint file, and nothing else is replaced")
-
-
-def _check_replaceable(folder: Path) -> None:
-    """A folder in which nothing but a checkpoint lies: what else is there would be lost."""
-    names = sorted(entry.name for entry in folder.iterdir())
-    others = [n for n in names if not _OURS.fullmatch(n) or (folder / n).is_dir()]
-    if others or (names and "config.json" not in names):
-        what = f"holds {others[0]} too" if others else "has no config.json"
-        raise InputError(
-            f"{folder} {what}: only a folder with a checkpoint and nothing else is replaced"
-        )
 
 
 def _counter(tell: Callable[[int, int], None], total: int) -> Callable[[int], None]:
@@ -286,38 +240,6 @@ def _without_padding(contents: Contents) -> Contents:
         config=replace(contents.config, language=language),
         weights={**contents.weights, EMBEDDING: cut},
     )
-
-
-@contextmanager
-def _staged(target: Path) -> Generator[Path]:
-    """A path of the target's name in a folder of its own beside it; removed in any case."""
-    folder = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
-    try:
-        folder.mkdir()
-        yield folder / target.name
-    except OSError as error:
-        raise CheckpointError(
-            f"writing {target} failed, nothing was changed: {error.strerror or error}"
-        ) from error
-    finally:
-        if target.exists() or not (folder / _OLD).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _commit(stage: Path, target: Path) -> None:
-    """Give what was written its name; what stood there goes when the new one stands."""
-    if not target.is_dir():
-        stage.replace(target)
-    else:
-        old = stage.parent / _OLD
-        try:
-            target.replace(old)
-            stage.replace(target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                old.replace(target)
-            raise
-    sync_folder(target.parent)
 
 
 def _verify(

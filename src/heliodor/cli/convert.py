@@ -5,7 +5,8 @@ For example:
   heliodor convert tiny my-tiny
   heliodor convert google/paligemma-3b-mix-224 paligemma-bf16 --dtype bfloat16
   heliodor convert tiny tiny.heliodor.safetensors
-  heliodor convert google/paligemma-3b-pt-224 pt_224.npz --drop tokenizer,padding
+  heliodor convert google/paligemma-3b-pt-224 pt_224.npz --drop tokenizer,padding,processor
+  heliodor convert google/paligemma-3b-pt-224 mine --adapter path/to/lora
 
 The target's name says the format: .npz is big_vision's, .safetensors is the native single file,
 anything else a folder in transformers layout. What would be lost is refused and named. What is
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="type of the weights in the file (default: each tensor's own)",
     )
     parser.add_argument("--tokenizer", metavar="FILE", help="where FROM carries none")
+    parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter to merge on the way")
     parser.add_argument(
         "--drop",
         metavar="WHAT,...",
@@ -69,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
             format=args.format,
             dtype=args.dtype,
             tokenizer=args.tokenizer,
+            adapter=args.adapter,
             drop=[word for word in args.drop.split(",") if word],
             force=args.force,
             revision=args.revision,

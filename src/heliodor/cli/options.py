@@ -49,7 +49,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         default="tiny",
-        help="the shipped 'tiny' (default), a folder in transformers layout, or a hub id",
+        help="the shipped 'tiny' (default), a folder, an .npz, a native file, or a hub id",
     )
     add_loading(group)
 
@@ -61,13 +61,14 @@ def add_loading(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[repo
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
+    group.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter to merge")
     group.add_argument("--tokenizer", metavar="FILE", help="where the model's folder has none")
     group.add_argument("--codec", metavar="FILE.npz", help="mask codec, where the folder has none")
 
 
 def load_model(args: argparse.Namespace, source: str | None = None) -> VisionLanguageModel:
     """The model that the arguments name; what was not given keeps `heliodor.load`'s default."""
-    names = ("dtype", "device", "revision", "tokenizer", "codec")
+    names = ("dtype", "device", "revision", "adapter", "tokenizer", "codec")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return heliodor.load(args.model if source is None else source, **given)
 

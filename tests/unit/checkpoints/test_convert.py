@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import subprocess
@@ -15,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import tiny
+from tests import sentences, tiny
 
 import heliodor
 from heliodor import zoo
 from heliodor.checkpoints import contents as contents_module
 from heliodor.checkpoints import convert as convert_module
 from heliodor.checkpoints.convert import convert
+from heliodor.checkpoints.language import save_language
 from heliodor.checkpoints.transformers import save
 from heliodor.errors import CheckpointError, ConfigError, HeliodorError, InputError
 from heliodor.image import ImageProcessor, Resize
@@ -142,6 +144,47 @@ def test_each_tensor_keeps_its_own_type_unless_told(folder: Path, tmp_path: Path
     found = load_file(tmp_path / "x.safetensors")
     assert found["language.embedding.weight"].dtype == torch.bfloat16
     assert {v.dtype for n, v in found.items() if "embedding" not in n} == {torch.float32}
+
+
+def test_an_adapter_is_merged_on_the_way(folder: Path, tmp_path: Path) -> None:
+    stem = "base_model.model.multi_modal_projector.linear"
+    up, down = torch.randn(16, 2), torch.randn(2, 12)
+    tensors = {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    convert(folder, tmp_path / "x.safetensors", adapter=tmp_path)
+    before, after = load_file(folder / WEIGHTS), load_file(tmp_path / "x.safetensors")
+    plain = before["multi_modal_projector.linear.weight"]
+    assert tiny.relative_error(after["projector.weight"], plain + 3 * (up @ down)) < 1e-6
+    table = after["language.embedding.weight"]
+    assert torch.equal(table, before[TABLE])
+
+
+def test_a_pair_goes_to_an_npz_and_back(tmp_path: Path) -> None:
+    source = sentences.pair_folder(tmp_path / "pair")
+    drop = ("tokenizer", "processor")
+    convert(source, tmp_path / "x.npz", dtype="bfloat16", drop=drop)
+    words = source / "spiece.model"
+    convert(tmp_path / "x.npz", tmp_path / "back", tokenizer=words, drop=drop)
+    before = {n: v.bfloat16() for n, v in load_file(source / WEIGHTS).items()}
+    assert equal(load_file(tmp_path / "back" / WEIGHTS), before)
+    assert (tmp_path / "back" / "spiece.model").read_bytes() == words.read_bytes()
+    with pytest.raises(ConfigError, match="the format native has no layout for a siglip model"):
+        convert(source, tmp_path / "x.safetensors")
+    with pytest.raises(ConfigError, match="merged into PaliGemma alone, not into a siglip"):
+        convert(source, tmp_path / "y", adapter=tmp_path)
+
+
+def test_a_gemma_goes_to_another_type(tmp_path: Path) -> None:
+    words = tiny.tokenizer()
+    config = replace(LANGUAGE2, vocab_size=words.vocab_size)
+    save_language(tiny.gemma(config), words, tmp_path / "a", ends=(107,), chat_template="{{ x }}")
+    convert(tmp_path / "a", tmp_path / "b", dtype="float16")
+    before = {n: v.half() for n, v in load_file(tmp_path / "a" / WEIGHTS).items()}
+    assert equal(load_file(tmp_path / "b" / WEIGHTS), before)
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
 
 
 def test_the_mask_codec_goes_along(tmp_path: Path) -> None:
