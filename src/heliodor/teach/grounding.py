@@ -49,7 +49,7 @@ class GroundedPair(SiglipPair):
         super().__init__(config)
         self.covers = Linear(config.vision.width, KINDS + EDGES)
 
-    def score(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [B 3 H W], tokens int64 [C T] -> logits float32 [B C] and [B N KINDS+EDGES]."""
         features = self.vision(pixels)
         pooled = F.normalize(self.pool(features), dim=-1)
@@ -88,9 +88,8 @@ def quieten(layer: Linear) -> None:
     """Let a fresh layer of either network say the same of every patch, and little."""
     with torch.no_grad():
         layer.weight.zero_()
-        if layer.bias is not None:
-            layer.bias.fill_(_RARE)
-            layer.bias[KINDS:].zero_()
+        layer.bias.fill_(_RARE)
+        layer.bias[KINDS:].zero_()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +151,7 @@ class GroundingObjective:
 
     def loss(self, batch: GroundedBatch) -> tuple[Tensor, Mapping[str, float]]:
         """Loss, and how often the likeliest thing in a patch that one thing fills is that thing."""
-        whole, patches = self.model.score(pixels_in(batch.pixels), batch.tokens)
+        whole, patches = self.model.look(pixels_in(batch.pixels), batch.tokens)
         present = (batch.cover[..., : len(batch.tokens)].amax(1) > 0).float()
         by_picture = binary_loss(whole, present)
         by_patch, figures = patch_loss(patches, batch.cover)

@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heliodor.models.pair import PoolingHead, SiglipPair, SiglipText
 from heliodor.models.siglip import SiglipVision
@@ -102,10 +103,10 @@ def order_rows(table: Tensor, first: int, count: int, seed: int, reach: float = 
     noise = torch.randn(count + 2 * width, table.shape[1], generator=generator)
     bell = torch.exp(-0.5 * (torch.arange(-width, width + 1) / reach) ** 2)
     smooth = (noise.unfold(0, 2 * width + 1, 1) * bell).sum(-1)
-    smooth = smooth / smooth.norm(dim=1, keepdim=True)
+    smooth = F.normalize(smooth, dim=1)
     own = torch.randn(count, table.shape[1], generator=generator) * table.shape[1] ** -0.5
     rows = smooth + 0.3 * own
-    table[first : first + count] = rows / rows.norm(dim=1, keepdim=True)
+    table[first : first + count] = F.normalize(rows, dim=1)
 
 
 @torch.no_grad()
@@ -121,10 +122,10 @@ def pattern_rows(table: Tensor, first: int, patterns: Tensor, seed: int) -> None
     generator = torch.Generator().manual_seed(seed)
     centred = patterns - patterns.mean(0)
     spread = centred @ torch.randn(patterns.shape[1], table.shape[1], generator=generator)
-    spread = spread / spread.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    spread = F.normalize(spread, dim=1)
     own = torch.randn(spread.shape, generator=generator) * table.shape[1] ** -0.5
     rows = spread + 0.5 * own
-    table[first : first + len(patterns)] = rows / rows.norm(dim=1, keepdim=True)
+    table[first : first + len(patterns)] = F.normalize(rows, dim=1)
 
 
 @torch.no_grad()

@@ -76,7 +76,7 @@ class AdamConfig:
     eps: float = 1e-8
     clip: float = 1.0
     muon: float = 0.0
-    turned: str = r"^(vision|language)\.blocks\..*weight$"
+    turned: str = r"^(vision\.blocks|language\.layers)\..*weight$"
     momentum: float = 0.95
     tower: float = 1.0
 
@@ -212,7 +212,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     a, b, c = _QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    x = x / (x.square().sum().sqrt() + 1e-7)
     for _ in range(_ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x

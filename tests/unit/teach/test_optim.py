@@ -327,7 +327,6 @@ def test_muon_moves_the_matrices_within_blocks_and_only_if_it_has_a_rate() -> No
     assert turned(small.paligemma(), muon=0.0) == set()
 
 
-@pytest.mark.xfail(strict=True, reason="the pattern says language.blocks, the model layers")
 def test_muon_moves_the_decoder_too() -> None:
     decoder = {name for name in turned(small.paligemma()) if name.startswith("language.")}
     products = ["q", "k", "v", "out"]

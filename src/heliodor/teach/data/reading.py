@@ -257,7 +257,7 @@ def _set(rng: Rng, lines: tuple[str, ...], face: Face, font_size: int, *, plated
 
 def _number(
     mask: Image.Image,
-    corner: tuple[int, int],
+    corner: tuple[float, float],
     line: str,
     typeface: ImageFont.FreeTypeFont,
     first: int,

@@ -234,7 +234,7 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
     return (
         (scenes, _scenes(settings, asks)),
         (reading, ReadingSource(size=size, patch=PATCH)),
-        (documents, DocumentSource(size=size, turns=turns)),
+        (documents, DocumentSource(size=size, turns=turns, patch=PATCH)),
     )
 
 
