@@ -108,19 +108,28 @@ def load(  # noqa: PLR0913 - each is one wish of the caller's
         checkpoint = open_paligemma(source, revision=revision)
     model = checkpoint.load(dtype=dtype, device=device, image_size=image_size, final_cap=final_cap)
     if adapter is not None:
-        weights = merged(checkpoint.weights(), find_adapter(adapter), checkpoint.config())
-        model = assemble(
-            model.config,
-            weights,
-            place=Path(checkpoint.source),
-            dtype=model.language.embedding.weight.dtype,
-            device=device,
-        )
+        model = _adapted(model, checkpoint, adapter, device)
     return VisionLanguageModel(
         model=model,
         tokenizer=checkpoint.tokenizer() if tokenizer is None else Tokenizer.from_file(tokenizer),
         processor=checkpoint.processor(image_size),
         codec=_codec_of(checkpoint) if codec is None else Path(codec),
+    )
+
+
+def _adapted(
+    model: PaliGemma,
+    checkpoint: PaliGemmaCheckpoint,
+    adapter: str | Path,
+    device: str | torch.device,
+) -> PaliGemma:
+    """The same network with an adapter in its weights, which are read from the file again."""
+    return assemble(
+        model.config,
+        merged(checkpoint.weights(), find_adapter(adapter), checkpoint.config()),
+        place=Path(checkpoint.source),
+        dtype=model.language.embedding.weight.dtype,
+        device=device,
     )
 
 
