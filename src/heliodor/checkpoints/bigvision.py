@@ -246,29 +246,25 @@ def _weight(file: NpzFile, name: str, array: Array, layer: int, part: int) -> We
     """One of our tensors inside one of their arrays."""
     entry = file.entries[name]
     many = len(array.tensors[layer]) > 1
-    index = layer if array.stacked else None
-
-    def seen() -> Tensor:
-        whole = file.read(name) if index is None else file.row(name, index)
-        return whole[part] if many else whole
-
-    def release() -> None:
-        file.release(name, index)
+    index = (layer,) * array.stacked + (part,) * many
 
     shape = array.ours
     pure = array.seen(torch.empty(shape, device="meta")).is_contiguous()
 
+    def release() -> None:
+        file.release(name, index)
+
     def read() -> Tensor:
+        theirs = file.part(name, index)
         if pure:
-            return seen().reshape(shape)
+            return theirs.reshape(shape)
         ours = torch.empty(shape, dtype=entry.dtype)
-        array.seen(ours).copy_(seen())
+        array.seen(ours).copy_(theirs)
         release()
         return ours
 
-    where = f"{name}[{index}]" if index is not None else name
     return Weight(
-        name=f"{where}[{part}]" if many else where,
+        name=name + "".join(f"[{place}]" for place in index),
         dtype=entry.dtype,
         shape=shape,
         read=read,

@@ -76,40 +76,40 @@ class NpzFile:
             values = self._file.tensor(begin, entry.end, entry.dtype.itemsize)
         return _shaped(values, entry.dtype, entry.shape, fortran=entry.fortran)
 
-    def row(self, name: str, index: int) -> Tensor:
-        """One index of the first axis, such as one layer of an array that stacks them.
+    def part(self, name: str, index: tuple[int, ...]) -> Tensor:
+        """What lies at the first indices, such as one layer of an array that stacks them.
 
-        Of a compressed array the row asked for last is kept, so that going through the rows in
-        order unpacks it once; an earlier row than that costs another start.
+        Of a compressed array the row asked for last is kept, so that going through its first axis
+        in order unpacks it once; an earlier row than that costs another start.
+
+        Args:
+            name: which array.
+            index: of its first axes; () for the whole.
 
         Returns:
-            What follows the first axis; in place where :meth:`read` would be.
+            The axes behind them; in place where :meth:`read` would be.
 
         Raises:
             FileFormatError: compressed bytes that are damaged.
         """
         entry = self.entries[name]
-        if entry.fortran or not math.prod(entry.shape):
+        if not index or entry.fortran or not math.prod(entry.shape):
             return self.read(name)[index]
         if not entry.deflated:
-            begin, row = self._row_bytes(entry, index)
-            values = self._file.tensor(begin, begin + row, entry.dtype.itemsize)
-            return _shaped(values, entry.dtype, entry.shape[1:])
+            begin, end = _span(entry, index)
+            values = self._file.tensor(begin, end, entry.dtype.itemsize)
+            return _shaped(values, entry.dtype, entry.shape[len(index) :])
         cursor = self._cursors.get(name)
-        if cursor is None or cursor.index > index:
+        if cursor is None or cursor.index > index[0]:
             cursor = self._cursors[name] = _Cursor(self.blocks(name, 1))
-        return cursor.advance(index)
+        return cursor.advance(index[0])[index[1:]]
 
-    def release(self, name: str, index: int | None = None) -> None:
-        """Tell the system that an array's pages, or those of one row, are not needed again."""
+    def release(self, name: str, index: tuple[int, ...] = ()) -> None:
+        """Tell the system that the pages of an array, or of a part, are not needed again."""
         entry = self.entries[name]
-        if entry.deflated:
-            return
-        if index is None or entry.fortran:
-            self._file.release(entry.begin, entry.end)
-        else:
-            begin, row = self._row_bytes(entry, index)
-            self._file.release(begin, begin + row)
+        if not entry.deflated:
+            begin, end = _span(entry, () if entry.fortran else index)
+            self._file.release(begin, end)
 
     def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
         """An array along its first axis, some rows at a time; memory is that of one block.
@@ -158,18 +158,13 @@ class NpzFile:
             target[start : start + len(block)].copy_(block)
             start += len(block)
 
-    def _row_bytes(self, entry: NpzEntry, index: int) -> tuple[int, int]:
-        """Where a row of a stored array begins, and its bytes."""
-        row = math.prod(entry.shape[1:]) * entry.dtype.itemsize
-        return entry.begin + entry.header + index * row, row
-
     def _mapped_blocks(self, entry: NpzEntry, rows: int) -> Iterator[Tensor]:
         for start in range(0, entry.shape[0], rows):
             count = min(rows, entry.shape[0] - start)
-            begin, row = self._row_bytes(entry, start)
-            values = self._file.tensor(begin, begin + count * row, entry.dtype.itemsize)
+            begin, end = _span(entry, (start,))[0], _span(entry, (start + count - 1,))[1]
+            values = self._file.tensor(begin, end, entry.dtype.itemsize)
             yield _shaped(values, entry.dtype, (count, *entry.shape[1:]))
-            self._file.release(begin, begin + count * row)
+            self._file.release(begin, end)
 
     def _inflated_blocks(self, name: str, rows: int) -> Iterator[Tensor]:
         entry = self.entries[name]
@@ -312,6 +307,15 @@ def _write_part(member: IO[bytes], name: str, part: Tensor, dtype: torch.dtype) 
                 f"{name} holds values that {dtype} cannot: save as bfloat16 or float32"
             )
         member.write(values.view(torch.uint8).numpy().data)
+
+
+def _span(entry: NpzEntry, index: tuple[int, ...]) -> tuple[int, int]:
+    """The bytes of a stored array's part at the first indices."""
+    begin, size = entry.begin + entry.header, entry.size - entry.header
+    for place, axis in zip(index, entry.shape, strict=False):
+        size //= axis
+        begin += place * size
+    return begin, begin + size
 
 
 def _shaped(
