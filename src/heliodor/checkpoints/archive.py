@@ -25,8 +25,8 @@ from heliodor.errors import FileFormatError
 _MAX_ENTRIES = 100_000
 _MAX_RATIO = 1032  # to one: deflate cannot compress further
 _LOCAL = struct.Struct("<4s22xHH")  # of a member's own header: its mark, the lengths of two texts
-_FED = 2**20  # compressed bytes fed at a time
-_MOST = 4 * 2**20  # unpacked bytes given at a time
+_FED = 2**18  # compressed bytes fed at a time
+_MOST = 2**18  # unpacked bytes given at a time
 _UNREADABLE = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError, OSError, MemoryError),
     *(ValueError, NotImplementedError, RuntimeError, OverflowError, LookupError),

@@ -12,7 +12,7 @@ Layout: :mod:`~heliodor.checkpoints.bigvision_layout`; the file: :mod:`~heliodor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -242,33 +242,45 @@ def _check(layout: tuple[Array, ...], found: Mapping[str, Shape], path: Path) ->
     raise KeyMismatchError("\n".join(lines).encode("utf-8", "backslashreplace").decode())
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Placed(Weight):
+    """A tensor inside an array of theirs, which fills its target without a copy between.
+
+    Attributes:
+        fill: copies the values into a tensor of our shape, of any type and device.
+    """
+
+    fill: Callable[[Tensor], None]
+
+    def copy_to(self, target: Tensor) -> None:
+        """Copy, reorder and convert, some megabytes at a time."""
+        self.fill(target)
+
+
 def _weight(file: NpzFile, name: str, array: Array, layer: int, part: int) -> Weight:
     """One of our tensors inside one of their arrays."""
     entry = file.entries[name]
-    many = len(array.tensors[layer]) > 1
-    index = (layer,) * array.stacked + (part,) * many
-
+    index = (layer,) * array.stacked + (part,) * (len(array.tensors[layer]) > 1)
     shape = array.ours
     pure = array.seen(torch.empty(shape, device="meta")).is_contiguous()
 
-    def release() -> None:
-        file.release(name, index)
+    def fill(target: Tensor) -> None:
+        file.copy(name, array.seen(target), index)
 
     def read() -> Tensor:
-        theirs = file.part(name, index)
         if pure:
-            return theirs.reshape(shape)
+            return file.part(name, index).reshape(shape)
         ours = torch.empty(shape, dtype=entry.dtype)
-        array.seen(ours).copy_(theirs)
-        release()
+        fill(ours)
         return ours
 
-    return Weight(
+    return _Placed(
         name=name + "".join(f"[{place}]" for place in index),
         dtype=entry.dtype,
         shape=shape,
         read=read,
-        release=release,
+        release=lambda: file.release(name, index),
+        fill=fill,
     )
 
 

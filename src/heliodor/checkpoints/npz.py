@@ -28,7 +28,7 @@ from heliodor.errors import CheckpointError
 
 __all__ = ["NpzEntry", "NpzFile", "Source", "Stack", "write_npz"]
 
-_CHUNK = 16 * 2**20  # bytes of values copied or written at a time
+_CHUNK = 4 * 2**20  # bytes of values copied or written at a time
 
 
 class NpzFile:
@@ -138,32 +138,40 @@ class NpzFile:
         else:
             yield from self._mapped_blocks(entry, rows)
 
-    def copy(self, name: str, target: Tensor) -> None:
-        """Copy an array into ``target``, converting to its type, some megabytes at a time.
+    def copy(self, name: str, target: Tensor, index: tuple[int, ...] = ()) -> None:
+        """Copy an array, or a part of it, converting to the target's type as it goes.
+
+        Memory beside the target's is that of some megabytes, and of a compressed array's row.
 
         Args:
             name: which array.
-            target: of the same shape, any strides, any floating type, on any device.
+            target: of the shape of array or part, any strides, any floating type, on any device.
+            index: of the array's first axes, as for :meth:`part`.
 
         Raises:
             FileFormatError: compressed bytes that are damaged.
         """
         entry = self.entries[name]
-        if not entry.shape:
-            target.copy_(self.read(name))
+        if not target.ndim or not target.numel() or entry.fortran or (entry.deflated and index):
+            target.copy_(self.part(name, index))
             return
-        row = math.prod(entry.shape[1:]) * entry.dtype.itemsize
-        start = 0
-        for block in self.blocks(name, max(1, _CHUNK // max(1, row))):
+        size = target[0].numel() * entry.dtype.itemsize
+        rows, start = max(1, _CHUNK // size), 0
+        deflated, mapped = self._inflated_blocks, self._mapped_blocks
+        for block in deflated(name, rows) if entry.deflated else mapped(entry, rows, index):
             target[start : start + len(block)].copy_(block)
             start += len(block)
 
-    def _mapped_blocks(self, entry: NpzEntry, rows: int) -> Iterator[Tensor]:
-        for start in range(0, entry.shape[0], rows):
-            count = min(rows, entry.shape[0] - start)
-            begin, end = _span(entry, (start,))[0], _span(entry, (start + count - 1,))[1]
+    def _mapped_blocks(
+        self, entry: NpzEntry, rows: int, index: tuple[int, ...] = ()
+    ) -> Iterator[Tensor]:
+        """A stored array, or a part of it, some rows at a time."""
+        count, *rest = entry.shape[len(index) :]
+        for start in range(0, count, rows):
+            stop = min(start + rows, count)
+            begin, end = _span(entry, (*index, start))[0], _span(entry, (*index, stop - 1))[1]
             values = self._file.tensor(begin, end, entry.dtype.itemsize)
-            yield _shaped(values, entry.dtype, (count, *entry.shape[1:]))
+            yield _shaped(values, entry.dtype, (stop - start, *rest))
             self._file.release(begin, end)
 
     def _inflated_blocks(self, name: str, rows: int) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -382,8 +383,10 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_the_peak_is_little_above_the_weights(heavy: Path, name: str, dtype: str) -> None:
     command = [sys.executable, "-c", SCRIPT, str(heavy / f"{name}.npz"), dtype]
-    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    # glibc keeps freed blocks below a threshold that it moves by itself, up to 32 MB: more than any
+    # tensor of this small model. With a fixed one, what is measured is what is held.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     before, after, weights = map(int, out.stdout.split())
     assert weights > 60e6
-    # malloc keeps the holes of blocks below 32 MB, larger than any of this small model's.
-    assert after - before < 1.15 * weights + 48 * 2**20
+    assert after - before < 1.15 * weights + 8 * 2**20

@@ -72,9 +72,24 @@ def test_copying_converts_and_fills_any_strides(path: Path) -> None:
     file.copy("params/a", target)
     expected = torch.from_numpy(ARRAYS["params/a"]).bfloat16()
     assert torch.equal(target, expected)
-    scalar = torch.zeros(())
-    file.copy("scalar", scalar)
-    assert scalar == 2.5
+    part = torch.zeros(5, 4).T
+    file.copy("params/a", part, (1,))
+    assert torch.equal(part, torch.from_numpy(ARRAYS["params/a"][1]))
+    value = torch.zeros((), dtype=torch.float64)
+    file.copy("params/b", value, (3, 1))
+    assert value == float(ARRAYS["params/b"][3, 1])
+    file.copy("scalar", value)
+    assert value == 2.5
+
+
+def test_what_is_larger_than_a_chunk_is_copied_whole(tmp_path: Path) -> None:
+    big = RANDOM.standard_normal((2, 3, 1_000_003)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", big=big)
+    file = NpzFile(tmp_path / "x.npz")
+    for index in ((), (1,), (1, 2)):
+        target = torch.zeros(big[index].shape, dtype=torch.float64)
+        file.copy("big", target, index)
+        np.testing.assert_array_equal(target.numpy(), big[index])
 
 
 def test_writing_to_an_array_never_reaches_the_file(path: Path) -> None:
