@@ -364,9 +364,9 @@ print(before, peak(), sum(p.numel() * p.element_size() for p in model.parameters
 
 @pytest.fixture(scope="module")
 def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """130 MB of float32 in 16 layers, as published files have them: the table comes first."""
+    """60 MB of float32 in six layers; the table comes before them, as in published files."""
     language = replace(
-        FIRST, vocab_size=4000, width=512, depth=16, head_dim=64, mlp_width=1024, num_heads=8
+        FIRST, vocab_size=4000, width=512, depth=6, head_dim=64, mlp_width=1024, num_heads=8
     )
     folder = tmp_path_factory.mktemp("heavy")
     model = make(language, image_token=None)
@@ -388,5 +388,6 @@ def test_the_peak_is_little_above_the_weights(heavy: Path, name: str, dtype: str
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     before, after, weights = map(int, out.stdout.split())
-    assert weights > 60e6
-    assert after - before < 1.15 * weights + 8 * 2**20
+    assert weights > 25e6
+    unpacked = 12 * 2**20 if name == "deflated" else 0  # one layer
+    assert after - before < 1.15 * weights + 8 * 2**20 + unpacked
