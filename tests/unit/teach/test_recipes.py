@@ -18,7 +18,7 @@ from heliodor.cli.main import main
 from heliodor.teach.data.sources import DocumentSource, ReadingSource, SceneSource
 from heliodor.teach.recipes import RECIPES, siglip, tiny
 from heliodor.teach.recipes.siglip import SiglipSettings, TinySiglip
-from heliodor.teach.recipes.tiny import CLOSE, HIGH, LOW, MID, MIX, mixture
+from heliodor.teach.recipes.tiny import HIGH, LOW, MID, MIX, mixture
 from heliodor.teach.state import Resumed, newest_model
 
 
@@ -52,14 +52,13 @@ def trained(name: str, workdir: Path, *words: str) -> dict[str, torch.Tensor]:
 
 
 def test_the_stages_of_tiny_follow_each_other(shrunk: Path) -> None:
-    """siglip, close, low, mid, high, mix: two steps each, grids of 4, 3, 4, 7, 8, 8."""
+    """siglip, low, mid, high, mix: two steps each, grids of 4, 4, 7, 8, 8."""
     assert main(["train", "tiny-siglip", "--workdir", str(shrunk / "siglip"), *PAIR]) == 0
     assert last_step(shrunk / "siglip" / "singles") == 2
     assert last_step(shrunk / "siglip" / "scenes") == 2
 
     sizes = {
-        "close": ("siglip/scenes", 48),
-        "low": ("close", 64),
+        "low": ("siglip/scenes", 64),
         "mid": ("low", 112),
         "high": ("mid", 128),
         "mix": ("high", 128),
@@ -202,14 +201,6 @@ def test_the_second_siglip_stage_starts_where_the_first_ended(shrunk: Path) -> N
         assert torch.equal(value, before), name
 
 
-def test_close_names_one_thing_a_picture() -> None:
-    ((share, source),) = mixture(CLOSE)
-    assert share == 1.0
-    assert isinstance(source, SceneSource)
-    assert source.close == 1.0
-    assert set(source.mix.tasks) == {"caption", "ask"}
-
-
 def test_low_reads_no_documents_and_draws_as_it_is_told() -> None:
     settings = replace(LOW, close=0.35, strength=0.6, most=3)
     kinds = [type(source) for _, source in mixture(settings)]
@@ -229,7 +220,7 @@ def test_later_stages_learn_all_six_tasks(settings: tiny.TinySettings) -> None:
     assert set(scenes.mix.tasks) == {"caption", "ask", "detect", "segment"}
 
 
-@pytest.mark.parametrize("settings", [CLOSE, LOW, MID, HIGH, MIX])
+@pytest.mark.parametrize("settings", [LOW, MID, HIGH, MIX])
 def test_every_stage_tells_what_lies_in_patches_of_the_towers_size(
     settings: tiny.TinySettings,
 ) -> None:
@@ -244,7 +235,7 @@ def test_every_stage_tells_what_lies_in_patches_of_the_towers_size(
 def test_stages_share_no_batches() -> None:
     """A stage's batches are functions of its seed: no two stages have the same."""
     seeds = [SiglipSettings().seed, SiglipSettings().seed + 1]
-    seeds += [settings.seed for settings in (CLOSE, LOW, MID, HIGH, MIX)]
+    seeds += [settings.seed for settings in (LOW, MID, HIGH, MIX)]
     assert len(set(seeds)) == len(seeds)
 
 

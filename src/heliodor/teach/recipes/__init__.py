@@ -8,7 +8,7 @@ from typing import Protocol
 
 from heliodor.teach.recipes.codec import TinyCodec
 from heliodor.teach.recipes.siglip import TinySiglip
-from heliodor.teach.recipes.tiny import CLOSE, HIGH, LOW, MID, MIX, TinyStage
+from heliodor.teach.recipes.tiny import HIGH, LOW, MID, MIX, TinyStage
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -29,10 +29,6 @@ class Recipe(Protocol):
 RECIPES: dict[str, Recipe] = {
     "tiny-codec": TinyCodec(),
     "tiny-siglip": TinySiglip(),
-    "tiny-close": TinyStage(
-        settings=CLOSE,
-        summary="the whole of tiny on one thing close up, at 64 pixels: names and colours",
-    ),
     "tiny-low": TinyStage(
         settings=LOW,
         summary="tiny on one thing, scenes and lines of text at 112 pixels: all but documents",

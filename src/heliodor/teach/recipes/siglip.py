@@ -81,11 +81,12 @@ def stage(settings: SiglipSettings, *, scenes: bool) -> tuple[Run, GroundingObje
         tokenizer=Tokenizer.from_file(TOKENIZER),
         size=size,
         images=images,
-        singles=0.2 if scenes else 1.0,
+        singles=0.15 if scenes else 1.0,
         lines=0.12 if scenes else 0.0,
         seed=settings.seed + int(scenes),
         ramp=0 if scenes else steps,
         strength=1.0 if scenes else settings.strength,
+        most=2,
     )
     if not scenes:
         first = objective.batch(0)

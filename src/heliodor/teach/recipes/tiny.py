@@ -17,7 +17,6 @@ from heliodor.image import ImageProcessor
 from heliodor.models.presets import TINY_VISION, tiny
 from heliodor.teach.answering import AnswerObjective, Source
 from heliodor.teach.data.casting import MOST
-from heliodor.teach.data.language import LANGUAGES
 from heliodor.teach.data.questions import TaskMix
 from heliodor.teach.data.sources import DocumentSource, ReadingSource, SceneSource
 from heliodor.teach.grounding import GroundedPaliGemma, quieten
@@ -43,7 +42,7 @@ class TinySettings:
     """Numbers of one stage.
 
     Attributes:
-        stage: "close", "low", "mid", "high" or "mix": which mixture is drawn.
+        stage: "low", "mid", "high" or "mix": which mixture is drawn.
         start: what to take over: the folder of an earlier run, whose newest state counts, or of a
             checkpoint in transformers layout; empty for nothing.
         size: side of the pictures in pixels.
@@ -93,17 +92,6 @@ class TinySettings:
         at_least_one(self, "images", "turns", "steps", "parts")
 
 
-CLOSE = TinySettings(
-    stage="close",
-    start="",
-    size=64,
-    images=64,
-    turns=2,
-    steps=1200,
-    rate=6e-4,
-    seed=10,
-    strength=0.2,
-)
 LOW = TinySettings(
     stage="low",
     start="",
@@ -120,13 +108,45 @@ LOW = TinySettings(
     most=2,
 )
 MID = TinySettings(
-    stage="mid", start="", size=160, images=16, turns=4, steps=2000, rate=4e-4, seed=14
+    stage="mid",
+    start="",
+    size=160,
+    images=24,
+    turns=3,
+    steps=1050,
+    rate=8e-4,
+    muon=0.008,
+    tower=0.5,
+    grounding=1.0,
+    apart=True,
+    close=0.15,
+    seed=14,
 )
 HIGH = TinySettings(
-    stage="high", start="", size=224, images=12, turns=4, steps=1500, rate=4e-4, seed=12
+    stage="high",
+    start="",
+    size=224,
+    images=12,
+    turns=3,
+    steps=1500,
+    rate=6e-4,
+    muon=0.006,
+    tower=0.5,
+    grounding=1.0,
+    apart=True,
+    seed=12,
 )
 MIX = TinySettings(
-    stage="mix", start="", size=224, images=12, turns=4, steps=800, rate=2e-4, seed=13
+    stage="mix",
+    start="",
+    size=224,
+    images=12,
+    turns=4,
+    steps=800,
+    rate=2e-4,
+    muon=0.002,
+    seed=13,
+    spread=0.0,
 )
 
 
@@ -215,20 +235,11 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
         TrainingError: no stage of that name.
     """
     size, turns = settings.size, settings.turns
-    if settings.stage == "close":
-        naming = TaskMix(
-            tasks={"caption": 0.6, "ask": 0.4},
-            kinds={"what": 0.4, "colour": 0.4, "exists": 0.2},
-            languages={"en": 0.8} | dict.fromkeys(LANGUAGES[1:], 0.04),
-        )
-        return ((1.0, _scenes(settings, naming, close=1.0)),)
     if settings.stage == "low":
         asks = TaskMix(tasks={"caption": 0.3, "ask": 0.25, "detect": 0.3, "segment": 0.15})
         return ((0.9, _scenes(settings, asks)), (0.1, ReadingSource(size=size, patch=PATCH)))
     if settings.stage not in _SHARES:
-        raise TrainingError(
-            f"no stage '{settings.stage}'; there are close, low, {', '.join(_SHARES)}"
-        )
+        raise TrainingError(f"no stage '{settings.stage}'; there are low, {', '.join(_SHARES)}")
     scenes, reading, documents = _SHARES[settings.stage]
     asks = TaskMix(tasks={"caption": 0.2, "ask": 0.35, "detect": 0.25, "segment": 0.2})
     return (
@@ -238,13 +249,13 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
     )
 
 
-def _scenes(settings: TinySettings, mix: TaskMix, close: float | None = None) -> SceneSource:
+def _scenes(settings: TinySettings, mix: TaskMix) -> SceneSource:
     return SceneSource(
         size=settings.size,
         turns=settings.turns,
         mix=mix,
         codec=MASK_CODEC,
-        close=settings.close if close is None else close,
+        close=settings.close,
         strength=settings.strength,
         patch=PATCH,
         most=settings.most,
