@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from heliodor import zoo
 from heliodor.checkpoints import transformers as transformers_layout
 from heliodor.checkpoints.convert import DROPPABLE, convert
+from heliodor.checkpoints.language import save_language
 from heliodor.checkpoints.siglip import save_pair
 from heliodor.errors import HeliodorError
 from heliodor.image import ImageProcessor, Resize
-from heliodor.models.gemma import GemmaConfig
+from heliodor.models.gemma import Gemma, GemmaConfig
 from heliodor.models.pair import SiglipPair, SiglipPairConfig, SiglipTextConfig
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
 from heliodor.models.siglip import SiglipVisionConfig
@@ -116,7 +117,16 @@ def write_siglip(folder: Path) -> None:
     save_pair(network, words, PROCESSOR, folder)
 
 
+def write_gemma(folder: Path, language: GemmaConfig) -> None:
+    """With a chat template, and an id beside <eos> at which answers end."""
+    words = Tokenizer.from_file(zoo.TOKENIZER)
+    network = Gemma(replace(language, vocab_size=words.vocab_size))
+    randomise(network)
+    save_language(network, words, folder, ends=(107,), chat_template="{{ bos_token }}")
+
+
 EVERY = tuple(NAMES)
+WITHOUT_NPZ = ("transformers", "native")
 SUBJECTS = (
     Subject(
         name="PaliGemma",
@@ -132,9 +142,21 @@ SUBJECTS = (
     ),
     Subject(
         name="SigLIP",
-        formats=("transformers", "big_vision"),
+        formats=EVERY,
         write=write_siglip,
         words=lambda folder: folder / "spiece.model",
+    ),
+    Subject(
+        name="Gemma",
+        formats=WITHOUT_NPZ,
+        write=lambda folder: write_gemma(folder, LANGUAGE),
+        words=lambda folder: folder / "tokenizer.json",
+    ),
+    Subject(
+        name="Gemma 2",
+        formats=WITHOUT_NPZ,
+        write=lambda folder: write_gemma(folder, LANGUAGE2),
+        words=lambda folder: folder / "tokenizer.json",
     ),
 )
 

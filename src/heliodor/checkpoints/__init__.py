@@ -24,20 +24,31 @@ from heliodor.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from heliodor.checkpoints.bigvision import BigVisionCheckpoint
     from heliodor.checkpoints.language import LanguageCheckpoint
-    from heliodor.checkpoints.native import NativeCheckpoint
+    from heliodor.checkpoints.native import (
+        NativeCheckpoint,
+        NativeGemmaCheckpoint,
+        NativeSiglipCheckpoint,
+    )
     from heliodor.checkpoints.siglip import SiglipCheckpoint
     from heliodor.checkpoints.siglip_npz import SiglipNpzCheckpoint
     from heliodor.checkpoints.transformers import TransformersCheckpoint
 
     PaliGemmaCheckpoint: TypeAlias = TransformersCheckpoint | BigVisionCheckpoint | NativeCheckpoint
     Checkpoint: TypeAlias = (
-        PaliGemmaCheckpoint | SiglipCheckpoint | SiglipNpzCheckpoint | LanguageCheckpoint
+        PaliGemmaCheckpoint
+        | SiglipCheckpoint
+        | SiglipNpzCheckpoint
+        | NativeSiglipCheckpoint
+        | LanguageCheckpoint
+        | NativeGemmaCheckpoint
     )
 
 __all__ = [
     "BigVisionCheckpoint",
     "LanguageCheckpoint",
     "NativeCheckpoint",
+    "NativeGemmaCheckpoint",
+    "NativeSiglipCheckpoint",
     "SiglipCheckpoint",
     "SiglipNpzCheckpoint",
     "TransformersCheckpoint",
@@ -51,6 +62,8 @@ _HOME = {
     "BigVisionCheckpoint": "bigvision",
     "LanguageCheckpoint": "language",
     "NativeCheckpoint": "native",
+    "NativeGemmaCheckpoint": "native",
+    "NativeSiglipCheckpoint": "native",
     "SiglipCheckpoint": "siglip",
     "SiglipNpzCheckpoint": "siglip_npz",
     "TransformersCheckpoint": "transformers",
@@ -61,6 +74,9 @@ _CLASSES = {
     (Kind.TRANSFORMERS, "gemma"): "LanguageCheckpoint",
     (Kind.BIG_VISION, "paligemma"): "BigVisionCheckpoint",
     (Kind.BIG_VISION, "siglip"): "SiglipNpzCheckpoint",
+    (Kind.NATIVE, "paligemma"): "NativeCheckpoint",
+    (Kind.NATIVE, "siglip"): "NativeSiglipCheckpoint",
+    (Kind.NATIVE, "gemma"): "NativeGemmaCheckpoint",
 }
 _LONGEST = 4096  # letters of a path, on the systems we know
 _FILES = (".npz", ".safetensors")
@@ -111,14 +127,17 @@ def open_found(found: Found, source: str) -> Checkpoint:
     """The checkpoint of what was found; ``source`` is what the user asked for.
 
     Raises:
-        ConfigError: it is an adapter.
+        ConfigError: it is an adapter, or a native file of a family that came later.
     """
     if found.kind is Kind.ADAPTER:
         raise ConfigError(
             f"{source} is an adapter, not a model: load its base model and pass this as adapter="
         )
-    if found.kind is Kind.NATIVE:
-        return __getattr__("NativeCheckpoint")(path=found.path, source=source)
+    if (found.kind, found.family) not in _CLASSES:
+        known = ", ".join(repr(family) for kind, family in _CLASSES if kind is found.kind)
+        raise ConfigError(
+            f"{source}: its family is {found.family!r}; this release reads {known}: update heliodor"
+        )
     kind: Any = __getattr__(_CLASSES[found.kind, found.family])
     if found.kind is Kind.TRANSFORMERS:
         return kind(folder=found.path, source=source)

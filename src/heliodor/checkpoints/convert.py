@@ -250,6 +250,7 @@ def _verify(
     back = open_contents(open_found(found, str(stage)), found.kind, found.family)
     _verify_facts(contents, back, drop)
     _verify_codec(contents.codec, back.codec)
+    _verify_extra(contents, back)
     for name, weight in contents.weights.items():
         written = dtype or weight.dtype
         if not same_values(weight, back.weights[name], written):
@@ -290,6 +291,17 @@ def _verify_codec(codec: MaskCodec | None, back: MaskCodec | None) -> None:
         if ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours):
             return
     raise CheckpointError("the mask codec reads back otherwise than it was; nothing was written")
+
+
+def _verify_extra(contents: Contents, back: Contents) -> None:
+    """Where a Gemma's answers end, and its chat template."""
+    was, becomes = contents.extra or {}, back.extra or {}
+    eos = () if contents.tokenizer is None else (contents.tokenizer.eos,)
+    ends, read = ({*eos, *extra.get("ends", ())} for extra in (was, becomes))
+    if ends != read:
+        raise CheckpointError(f"answers end at the ids {sorted(ends)}, read back as {sorted(read)}")
+    if was.get("chat_template") != becomes.get("chat_template"):
+        raise CheckpointError("the chat template reads back otherwise than it was")
 
 
 def _write_transformers(contents: Contents, stage: Path, dtype: torch.dtype | None) -> None:
@@ -344,5 +356,7 @@ _WRITERS: dict[tuple[Kind, str], Callable[[Contents, Path, torch.dtype | None], 
     (Kind.BIG_VISION, "paligemma"): _write_big_vision,
     (Kind.TRANSFORMERS, "siglip"): _write_pair,
     (Kind.BIG_VISION, "siglip"): _write_pair_npz,
+    (Kind.NATIVE, "siglip"): _write_native,
     (Kind.TRANSFORMERS, "gemma"): _write_language,
+    (Kind.NATIVE, "gemma"): _write_native,
 }

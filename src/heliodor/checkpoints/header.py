@@ -42,7 +42,7 @@ _MAX_AXES = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slot:
-    """Where a tensor lies: bytes ``begin`` to ``end`` of its file; its type by the format's name."""
+    """Where a tensor lies: bytes ``begin`` to ``end`` of its file; its type as the format says."""
 
     kind: str
     shape: tuple[int, ...]

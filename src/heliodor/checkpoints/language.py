@@ -31,7 +31,7 @@ from heliodor.checkpoints.processor import NESTED, PROCESSOR
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.tensors import Tensors, open_tensors
 from heliodor.checkpoints.transformers import open_weights
-from heliodor.checkpoints.weights import READABLE, Weight, parse_dtype, rest
+from heliodor.checkpoints.weights import READABLE, Weight, fill, parse_dtype
 from heliodor.errors import ConfigError, FileFormatError, KeyMismatchError
 from heliodor.models.gemma import Gemma, GemmaConfig
 from heliodor.text import GemmaTokenizer, Tokenizer
@@ -45,7 +45,7 @@ TEMPLATE = "chat_template.jinja"
 _FAMILIES = ("gemma", "gemma2")
 _WITH_PICTURES = "paligemma"
 _LANGUAGE = "language."
-_EMBEDDING = "embedding.weight"
+EMBEDDING = "embedding.weight"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,9 +118,7 @@ class LanguageCheckpoint:
         """
         config, weights = self.config(), self.weights()
         model = unfilled(lambda: Gemma(config))
-        state = rest(model, weights, lead=_EMBEDDING, place=self.folder, dtype=dtype, device=device)
-        model.load_state_dict(state, strict=True, assign=True)
-        return model.eval()
+        return fill(model, weights, lead=EMBEDDING, place=self.folder, dtype=dtype, device=device)
 
     def tokenizer(self) -> GemmaTokenizer:
         """The tokenizer that lies beside the weights.
@@ -143,7 +141,7 @@ class LanguageCheckpoint:
             values = read_json(path) if path.is_file() else {}
             found: Any = values.get("eos_token_id")
             if found is not None:
-                return _ids(found, path)
+                return read_ids(found, path)
         return ()
 
     def chat_template(self) -> str | None:
@@ -174,7 +172,7 @@ def language_keys(config: GemmaConfig) -> KeyMap:
         Row(row.ours.removeprefix(_LANGUAGE), row.theirs.removeprefix("{language}."))
         for row in decoder_rows(config)
     )
-    return KeyMap(rows=rows, tied=(Row(_EMBEDDING, "lm_head.weight"),), prefixes={})
+    return KeyMap(rows=rows, tied=(Row(EMBEDDING, "lm_head.weight"),), prefixes={})
 
 
 def is_language(values: Mapping[str, Any]) -> bool:
@@ -215,7 +213,7 @@ def save_language(
         )
     state = model.state_dict()
     written = None if dtype is None else parse_dtype(dtype)
-    resting = str(written or state[_EMBEDDING].dtype).removeprefix("torch.")
+    resting = str(written or state[EMBEDDING].dtype).removeprefix("torch.")
     special: Special = {
         "bos_token_id": tokenizer.bos,
         "eos_token_id": _one_or_many(tokenizer.eos, ends),
@@ -267,7 +265,12 @@ def _check_values(tensors: Tensors, match: Match) -> None:
             )
 
 
-def _ids(found: Any, path: Path) -> tuple[int, ...]:
+def read_ids(found: Any, path: Path) -> tuple[int, ...]:
+    """The ids in an ``eos_token_id``.
+
+    Raises:
+        ConfigError: it is no id, and no list of them.
+    """
     given = repr(found)[:80]
     several = cast("list[object]", found) if isinstance(found, list) else [found]
     ids = tuple(each for each in several if type(each) is int and each >= 0)

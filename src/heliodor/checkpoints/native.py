@@ -3,54 +3,67 @@
 The tensors have our names, the mask codec's behind ``mask_codec.``; all else is in the strings of
 the header, so that any safetensors library opens the file:
 
-    heliodor.format      "1"; another version is refused
-    heliodor.family      "paligemma"
-    heliodor.scheme      how tensors are quantised: "none"
-    heliodor.config      the fields of our configuration, JSON
-    heliodor.processor   the content of a preprocessor_config.json
-    heliodor.tokenizer   the tokenizer's files, {name: text}; absent without a tokenizer
-    heliodor.mask_codec  the codec's configuration, JSON; absent without a codec
+    heliodor.format         "1"; another version is refused
+    heliodor.family         "paligemma", "siglip" or "gemma"
+    heliodor.scheme         how tensors are quantised: "none"
+    heliodor.config         the fields of our configuration, JSON
+    heliodor.processor      the content of a preprocessor_config.json; absent in a Gemma
+    heliodor.tokenizer      the tokenizer's files, {name: text}; absent without a tokenizer
+    heliodor.mask_codec     the codec's configuration, JSON; absent without a codec
+    heliodor.generation     of a Gemma: the content of a generation_config.json
+    heliodor.chat_template  of a Gemma: jinja text; absent without one
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from heliodor.checkpoints.blueprint import blueprint
+from heliodor.checkpoints.blueprint import unfilled
 from heliodor.checkpoints.contents import Contents
-from heliodor.checkpoints.files import Replacement, parse_json_object
-from heliodor.checkpoints.header import read_header
-from heliodor.checkpoints.recognise import MARK
+from heliodor.checkpoints.files import Replacement
+from heliodor.checkpoints.language import EMBEDDING as GEMMA_EMBEDDING
+from heliodor.checkpoints.language import read_ids
+from heliodor.checkpoints.native_head import (
+    FORMAT,
+    SCHEME,
+    VERSION,
+    dump,
+    matched,
+    pack,
+    read_object,
+    read_strings,
+    unpacked,
+    wanted_shapes,
+)
 from heliodor.checkpoints.record import read_record
 from heliodor.checkpoints.shards import Planned, write_file
-from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.weights import READABLE, Weight, assemble, at_size, parse_dtype
-from heliodor.errors import ConfigError, FileFormatError, KeyMismatchError, TokenizerError
+from heliodor.checkpoints.siglip import assemble_pair
+from heliodor.checkpoints.tensors import open_tensors
+from heliodor.checkpoints.weights import Weight, assemble, at_size, fill, parse_dtype
+from heliodor.errors import ConfigError
 from heliodor.image import ImageProcessor
+from heliodor.models.gemma import Gemma, GemmaConfig
 from heliodor.models.maskcodec import MaskCodec, MaskCodecConfig
+from heliodor.models.pair import SiglipPair, SiglipPairConfig
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
-from heliodor.text import Tokenizer
+from heliodor.text import GemmaTokenizer, Tokenizer
+from heliodor.text.fixed import Cleaning, FixedTokenizer
+from heliodor.text.gemma import find_vocabulary
+from heliodor.text.tokenizer import open_tokenizer
 
 SUFFIX = ".safetensors"
-FORMAT = MARK
-VERSION = "1"
-FAMILY = "paligemma"
-SCHEME = "none"
 
 _CODEC = "mask_codec."
-_LISTED = 8  # names that a message spells out per kind of fault
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NativeCheckpoint:
-    """A native file on this machine.
+    """A native file of a PaliGemma on this machine.
 
     Attributes:
         path: the file.
@@ -62,7 +75,8 @@ class NativeCheckpoint:
 
     def config(self) -> PaliGemmaConfig:
         """Shapes from the header."""
-        return _config(read_strings(self.path), self.path)
+        values = read_object(self._strings(), "config", self.path)
+        return read_record(PaliGemmaConfig, values, f"{self.path}: config.")
 
     def load(
         self,
@@ -96,14 +110,9 @@ class NativeCheckpoint:
     def weights(self) -> dict[str, Weight]:
         """The network's tensors by our names, none of them read; checked against the config."""
         tensors = open_tensors(self.path)
-        config = self.config()
-        try:
-            state = blueprint(config).state_dict()
-        except (RuntimeError, OverflowError) as error:
-            raise ConfigError(f"{self.path}: no machine holds the sizes of its config") from error
-        wanted = {name: tuple(value.shape) for name, value in state.items()}
+        wanted = wanted_shapes(self.config(), "paligemma", self.path)
         names = [name for name in tensors if not name.startswith(_CODEC)]
-        return _matched(tensors, names, wanted, self.path)
+        return matched(tensors, names, wanted, self.path)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer in the header.
@@ -111,77 +120,132 @@ class NativeCheckpoint:
         Raises:
             TokenizerError: there is none, or it cannot be used.
         """
-        text = read_strings(self.path).get("heliodor.tokenizer")
-        if text is None:
-            raise TokenizerError(
-                f"{self.path} was written without a tokenizer: pass tokenizer=<path to a "
-                "tokenizer.json or SentencePiece model>"
-            )
-        files = parse_json_object(text.encode(), source=f"the tokenizer of {self.path}")
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                if name != Path(name).name or not isinstance(content, str):
-                    raise FileFormatError(f"{self.path}: its tokenizer has a bad file {name!r}")
-                (Path(folder) / name).write_text(content, encoding="utf-8")
+        with unpacked(self._strings(), self.path) as folder:
             return Tokenizer.from_folder(folder)
 
     def processor(self, image_size: int | None = None) -> ImageProcessor:
         """How pictures become pixels; another size only where ``image_size`` asks for it."""
-        strings = read_strings(self.path)
-        values = _object(strings, "processor", self.path)
-        processor = ImageProcessor.from_preprocessor_config(values)
-        expected = _config(strings, self.path).vision.image_size
-        if processor.size != expected:
-            raise ConfigError(
-                f"{self.path}: its processor makes pictures of {processor.size} pixels, its config "
-                f"says that the model takes {expected}"
-            )
+        size = self.config().vision.image_size
+        processor = _processor(self._strings(), size, self.path)
         return processor if image_size is None else replace(processor, size=image_size)
 
     def mask_codec(self) -> MaskCodec | None:
         """The mask codec in the file, None if there is none."""
-        strings = read_strings(self.path)
+        strings = self._strings()
         if "heliodor.mask_codec" not in strings:
             return None
-        values = _object(strings, "mask_codec", self.path)
+        values = read_object(strings, "mask_codec", self.path)
         config = read_record(MaskCodecConfig, values, f"{self.path}: mask_codec.")
         with torch.device("meta"):
             codec = MaskCodec(config)
         wanted = {_CODEC + n: tuple(value.shape) for n, value in codec.state_dict().items()}
         tensors = open_tensors(self.path)
         names = [name for name in tensors if name.startswith(_CODEC)]
-        found = _matched(tensors, names, wanted, self.path)
+        found = matched(tensors, names, wanted, self.path)
         state = {name.removeprefix(_CODEC): weight.read() for name, weight in found.items()}
         codec.load_state_dict(state, strict=True, assign=True)
         return codec.eval().requires_grad_(requires_grad=False)
 
+    def _strings(self) -> dict[str, str]:
+        return read_strings(self.path, "paligemma")
 
-def read_strings(path: Path) -> dict[str, str]:
-    """The strings in the head of a native file, of a version and scheme that can be read.
 
-    Raises:
-        ConfigError: another version, family or scheme.
-        FileFormatError: not a native file, or a broken one.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NativeSiglipCheckpoint:
+    """A native file of a SigLIP pair. Errors are those of :class:`NativeCheckpoint`.
+
+    Attributes:
+        path: the file.
+        source: what the user asked for.
     """
-    strings = read_header(path).metadata
-    if FORMAT not in strings:
-        raise FileFormatError(
-            f"{path} is a safetensors file of another kind: nothing in it says what model its "
-            "tensors belong to. Give the folder that holds it and config.json"
+
+    path: Path
+    source: str
+
+    def config(self) -> SiglipPairConfig:
+        """Shapes from the header."""
+        values = read_object(self._strings(), "config", self.path)
+        return read_record(SiglipPairConfig, values, f"{self.path}: config.")
+
+    def weights(self) -> dict[str, Weight]:
+        """The tensors by our names, none of them read; checked against the config."""
+        tensors = open_tensors(self.path)
+        wanted = wanted_shapes(self.config(), "siglip", self.path)
+        return matched(tensors, list(tensors), wanted, self.path)
+
+    def load(
+        self, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> SiglipPair:
+        """The network with its weights; see :func:`~heliodor.checkpoints.siglip.assemble_pair`."""
+        config, weights = self.config(), self.weights()
+        return assemble_pair(config, weights, place=self.path, dtype=dtype, device=device)
+
+    def tokenizer(self, cleaning: Cleaning | None = None) -> FixedTokenizer:
+        """The tokenizer in the header, with the cleaning that was saved with it."""
+        length = self.config().text.length
+        with unpacked(self._strings(), self.path) as folder:
+            return FixedTokenizer.from_folder(folder, length=length, cleaning=cleaning)
+
+    def processor(self) -> ImageProcessor:
+        """How pictures become pixels."""
+        return _processor(self._strings(), self.config().vision.image_size, self.path)
+
+    def _strings(self) -> dict[str, str]:
+        return read_strings(self.path, "siglip")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NativeGemmaCheckpoint:
+    """A native file of a Gemma without pictures. Errors are those of :class:`NativeCheckpoint`.
+
+    Attributes:
+        path: the file.
+        source: what the user asked for.
+    """
+
+    path: Path
+    source: str
+
+    def config(self) -> GemmaConfig:
+        """Shapes from the header."""
+        values = read_object(self._strings(), "config", self.path)
+        return read_record(GemmaConfig, values, f"{self.path}: config.")
+
+    def weights(self) -> dict[str, Weight]:
+        """The tensors by our names, none of them read; checked against the config."""
+        tensors = open_tensors(self.path)
+        wanted = wanted_shapes(self.config(), "gemma", self.path)
+        return matched(tensors, list(tensors), wanted, self.path)
+
+    def load(
+        self, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> Gemma:
+        """The network with its weights, tensor by tensor; see :meth:`NativeCheckpoint.load`."""
+        config, weights = self.config(), self.weights()
+        model = unfilled(lambda: Gemma(config))
+        return fill(
+            model, weights, lead=GEMMA_EMBEDDING, place=self.path, dtype=dtype, device=device
         )
-    if strings[FORMAT] != VERSION:
-        raise ConfigError(
-            f"{path} is in version {strings[FORMAT]!r} of the native format, this release reads "
-            f"{VERSION!r}: update heliodor, or write the file again with this release"
-        )
-    for key, known in (("heliodor.family", FAMILY), ("heliodor.scheme", SCHEME)):
-        if strings.get(key) != known:
-            what = key.removeprefix("heliodor.")
-            raise ConfigError(
-                f"{path}: its {what} is {strings.get(key)!r}; this release reads {known!r}: update "
-                "heliodor"
-            )
-    return strings
+
+    def tokenizer(self) -> GemmaTokenizer:
+        """The tokenizer in the header."""
+        with unpacked(self._strings(), self.path) as folder:
+            return open_tokenizer(find_vocabulary(folder))
+
+    def ends(self) -> tuple[int, ...]:
+        """Ids at which an answer ends, ``<eos>`` perhaps among them."""
+        values = read_object(self._strings(), "generation", self.path)
+        return read_ids(values.get("eos_token_id", []), self.path)
+
+    def chat_template(self) -> str | None:
+        """The chat template in jinja, as it stands; None if there is none."""
+        return self._strings().get("heliodor.chat_template")
+
+    has_pictures = False
+    """Whether it is a PaliGemma of which the decoder is taken."""
+
+    def _strings(self) -> dict[str, str]:
+        return read_strings(self.path, "gemma")
 
 
 def write(
@@ -244,67 +308,44 @@ def check_path(path: str | Path) -> Path:
 
 def _strings(contents: Contents) -> dict[str, str]:
     """The header's strings."""
-    assert contents.processor is not None, "every PaliGemma has one"
-    tokens = contents.config.vision.num_tokens
     strings = {
         FORMAT: VERSION,
-        "heliodor.family": FAMILY,
+        "heliodor.family": contents.family,
         "heliodor.scheme": SCHEME,
-        "heliodor.config": _dump(asdict(contents.config)),
-        "heliodor.processor": _dump(contents.processor.to_preprocessor_config(tokens)),
+        "heliodor.config": dump(asdict(contents.config)),
     }
+    if contents.processor is not None:
+        tokens = contents.config.vision.num_tokens
+        strings["heliodor.processor"] = dump(contents.processor.to_preprocessor_config(tokens))
     if contents.tokenizer is not None:
-        strings["heliodor.tokenizer"] = _dump(_tokenizer_files(contents.tokenizer))
+        strings["heliodor.tokenizer"] = pack(_tokenizer_files(contents))
     if contents.codec is not None:
-        strings["heliodor.mask_codec"] = _dump(asdict(contents.codec.config))
+        strings["heliodor.mask_codec"] = dump(asdict(contents.codec.config))
+    if contents.family == "gemma":
+        extra = contents.extra or {}
+        strings["heliodor.generation"] = dump({"eos_token_id": list(extra.get("ends", ()))})
+        if extra.get("chat_template") is not None:
+            strings["heliodor.chat_template"] = extra["chat_template"]
     return strings
 
 
-def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, str]:
-    """What a folder in transformers layout would hold, without its indentation."""
+def _tokenizer_files(contents: Contents) -> dict[str, bytes]:
+    """What a folder in transformers layout would hold."""
+    words = contents.tokenizer
+    if contents.family == "siglip":
+        return words.files()
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(folder)
-        return {
-            path.name: _dump(json.loads(path.read_text("utf-8")))
-            for path in sorted(Path(folder).iterdir())
-        }
+        save_words = words.save_as_gemma if contents.family == "gemma" else words.save
+        return {path.name: path.read_bytes() for path in save_words(folder)}
 
 
-def _dump(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-
-
-def _object(strings: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
-    text = strings.get(f"heliodor.{key}")
-    if text is None:
-        raise FileFormatError(f"{path}: its header has no heliodor.{key}")
-    return parse_json_object(text.encode(), source=f"the {key} of {path}")
-
-
-def _config(strings: Mapping[str, str], path: Path) -> PaliGemmaConfig:
-    return read_record(PaliGemmaConfig, _object(strings, "config", path), f"{path}: config.")
-
-
-def _matched(
-    tensors: Tensors, names: list[str], wanted: Mapping[str, tuple[int, ...]], path: Path
-) -> dict[str, Weight]:
-    """The file's tensors, if they are exactly those that are wanted."""
-    found = {name: tensors.weight(name) for name in names}
-    both = wanted.keys() & found.keys()
-    faults = {
-        "missing": sorted(wanted.keys() - both),
-        "unknown": sorted(found.keys() - both),
-        "of another shape": sorted(n for n in both if found[n].shape != wanted[n]),
-        "of a type that is no weight": sorted(n for n in both if found[n].dtype not in READABLE),
-    }
-    if any(faults.values()):
-        said = [
-            f"{len(found)} {what}: {', '.join(found[:_LISTED])}"
-            + (" ..." if len(found) > _LISTED else "")
-            for what, found in faults.items()
-            if found
-        ]
-        raise KeyMismatchError(
-            f"the tensors of {path} are not those that its config asks for. {'; '.join(said)}"
+def _processor(strings: Mapping[str, str], size: int, path: Path) -> ImageProcessor:
+    """How pictures become pixels, of the size that the model takes."""
+    values = read_object(strings, "processor", path)
+    processor = ImageProcessor.from_preprocessor_config(values)
+    if processor.size != size:
+        raise ConfigError(
+            f"{path}: its processor makes pictures of {processor.size} pixels, its config "
+            f"says that the model takes {size}"
         )
-    return {name: found[name] for name in wanted}
+    return processor

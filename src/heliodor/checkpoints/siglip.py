@@ -28,11 +28,13 @@ from heliodor.checkpoints.processor import NESTED, PROCESSOR, processor_for
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.siglip_config import pair_config_values, read_pair_config
 from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.weights import READABLE, Weight, loses_range, parse_dtype
-from heliodor.errors import CheckpointError, ConfigError, FileFormatError
+from heliodor.checkpoints.weights import READABLE, Weight, fill, parse_dtype
+from heliodor.errors import ConfigError, FileFormatError
 from heliodor.image import ImageProcessor
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
 from heliodor.text.fixed import Cleaning, FixedTokenizer
+
+EMBEDDING = "text.embedding.weight"
 
 _HEAD = "vision_model.head"
 _FUSED = ("in_proj_weight", "in_proj_bias")
@@ -157,25 +159,7 @@ def assemble_pair(
         ConfigError: an unknown type.
     """
     model = unfilled(lambda: SiglipPair(config))
-    stored = weights["text.embedding.weight"].dtype
-    chosen = parse_dtype(dtype or (torch.float32 if stored == torch.float64 else stored))
-    in_place = torch.device(device).type == "cpu"
-    state: dict[str, Tensor] = {}
-    for name in model.state_dict():
-        weight = weights[name]
-        if in_place and weight.dtype == chosen and (found := weight.read()).is_contiguous():
-            state[name] = found
-            continue
-        target = torch.empty(weight.shape, dtype=chosen, device=device)
-        weight.copy_to(target)
-        if loses_range(weight.dtype, chosen) and not bool(torch.isfinite(target).all()):
-            raise CheckpointError(
-                f"{place}: {weight.name} holds values that {chosen} cannot; load as bfloat16 or "
-                "float32"
-            )
-        state[name] = target
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.eval()
+    return fill(model, weights, lead=EMBEDDING, place=place, dtype=dtype, device=device)
 
 
 def save_pair(
@@ -205,7 +189,7 @@ def save_pair(
     check_fit(model.config, tokenizer, processor)
     written = None if dtype is None else parse_dtype(dtype)
     state = model.state_dict()
-    resting = written or state["text.embedding.weight"].dtype
+    resting = written or state[EMBEDDING].dtype
     values = pair_config_values(
         model.config,
         eos=tokenizer.eos,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, cast
+from typing import Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ EMBEDDING = "language.embedding.weight"
 READABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 _CHUNK = 16 * 2**20  # bytes read at a time
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -150,6 +152,25 @@ def assemble(
     model = blueprint(config)
     state = rest(model, weights, lead=EMBEDDING, place=place, dtype=dtype, device=device)
     state[POSITION] = resize_positions(state[POSITION], config.vision.num_tokens)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def fill(
+    model: Network,
+    weights: Mapping[str, Weight],
+    *,
+    lead: str,
+    place: Path,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> Network:
+    """A network without memory, filled; arguments and errors are those of :func:`rest`.
+
+    Returns:
+        The model in evaluation mode.
+    """
+    state = rest(model, weights, lead=lead, place=place, dtype=dtype, device=device)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 

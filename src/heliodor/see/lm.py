@@ -20,8 +20,13 @@ from torch import Tensor
 
 from heliodor import zoo
 from heliodor.checkpoints import open_checkpoint
+from heliodor.checkpoints.contents import Contents
 from heliodor.checkpoints.language import LanguageCheckpoint, save_language
+from heliodor.checkpoints.native import NativeGemmaCheckpoint
+from heliodor.checkpoints.native import save as save_native
+from heliodor.checkpoints.recognise import Kind
 from heliodor.checkpoints.transformers import TransformersCheckpoint
+from heliodor.checkpoints.weights import Weight
 from heliodor.errors import ConfigError, InputError, PromptError
 from heliodor.generation import Greedy, Sampler, score
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
@@ -49,10 +54,10 @@ def load_gemma(
     """Load a Gemma 1 or 2, or the decoder of a PaliGemma.
 
     Args:
-        source: a folder in transformers layout or a hub id such as ``google/gemma-2-2b-it``. Of a
-            PaliGemma in any form that :func:`heliodor.load` takes, "tiny" too, the decoder is
-            loaded; it was trained to answer about pictures, and on text alone is mainly of use
-            for its hidden states.
+        source: a folder in transformers layout, a native file, or a hub id such as
+            ``google/gemma-2-2b-it``. Of a PaliGemma in any form that :func:`heliodor.load` takes,
+            "tiny" too, the decoder is loaded; it was trained to answer about pictures, and on text
+            alone is mainly of use for its hidden states.
         revision: branch, tag or commit of a hub id.
         dtype: in which the weights rest, ``"float32"``, ``"bfloat16"`` or ``"float16"``; by
             default the file's own.
@@ -74,7 +79,7 @@ def load_gemma(
         place = open_checkpoint(source, revision=revision)
     if isinstance(place, TransformersCheckpoint):
         place = LanguageCheckpoint(folder=place.folder, source=place.source)
-    if not isinstance(place, LanguageCheckpoint):
+    if not isinstance(place, LanguageCheckpoint | NativeGemmaCheckpoint):
         return _decoder_of(place, dtype=dtype, device=device, tokenizer=tokenizer)
     kind = Tokenizer.from_file if place.has_pictures else open_tokenizer
     return LanguageModel(
@@ -275,17 +280,32 @@ class LanguageModel(Writer):
             text=text, tokens=tuple(wanted), logprobs=tuple(map(float, torch.cat(found)))
         )
 
-    def save(self, path: str | Path, dtype: str | torch.dtype | None = None) -> None:
-        """Write a folder that ``AutoModelForCausalLM`` loads, whole or not at all.
+    def save(
+        self,
+        path: str | Path,
+        format: str = "transformers",  # noqa: A002 - the public name
+        dtype: str | torch.dtype | None = None,
+    ) -> None:
+        """Write the model, whole or not at all.
 
         Args:
-            path: a folder, made if it does not exist.
+            path: a folder, made if it does not exist; for the native format a file.
+            format: "transformers": a folder that ``AutoModelForCausalLM`` loads; "native": one
+                ``.safetensors`` file with everything in it.
             dtype: of the tensors in the file; None keeps the model's.
 
         Raises:
             CheckpointError: the disk refused.
-            ConfigError: the tokenizer has more tokens than the model has rows.
+            ConfigError: a format that is not written, or the tokenizer has more tokens than the
+                model has rows.
         """
+        if format == "native":
+            save_native(self._contents(), path, dtype=dtype)
+            return
+        if format != "transformers":
+            raise ConfigError(
+                f"format {format!r} is not written; there are 'transformers' and 'native'"
+            )
         save_language(
             self.model,
             self.tokenizer,
@@ -293,6 +313,18 @@ class LanguageModel(Writer):
             dtype=dtype,
             ends=sorted(self.ends),
             chat_template=self.chat_template,
+        )
+
+    def _contents(self) -> Contents:
+        state = self.model.state_dict()
+        return Contents(
+            kind=Kind.NATIVE,
+            family="gemma",
+            config=self.model.config,
+            weights={name: Weight.of(name, tensor) for name, tensor in state.items()},
+            tokenizer=self.tokenizer,
+            processor=None,
+            extra={"ends": sorted(self.ends), "chat_template": self.chat_template},
         )
 
     def _turns(self, messages: Sequence[Message]) -> tuple[list[int], int]:

@@ -15,8 +15,13 @@ from torch import Tensor
 
 from heliodor import zoo
 from heliodor.checkpoints import open_checkpoint
+from heliodor.checkpoints.contents import Contents
+from heliodor.checkpoints.native import NativeSiglipCheckpoint
+from heliodor.checkpoints.native import save as save_native
+from heliodor.checkpoints.recognise import Kind
 from heliodor.checkpoints.siglip import SiglipCheckpoint, check_fit, save_pair
 from heliodor.checkpoints.siglip_npz import SiglipNpzCheckpoint, save_pair_npz
+from heliodor.checkpoints.weights import Weight
 from heliodor.errors import ConfigError, InputError
 from heliodor.image import ImageProcessor, ImageSource
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
@@ -74,8 +79,8 @@ def load_siglip(
     """Load a SigLIP pair.
 
     Args:
-        source: a folder in transformers layout; one of big_vision's ``.npz`` files; or a hub id
-            such as ``google/siglip-so400m-patch14-384``.
+        source: a folder in transformers layout; one of big_vision's ``.npz`` files; a native file;
+            or a hub id such as ``google/siglip-so400m-patch14-384``.
         revision: branch, tag or commit of a hub id.
         dtype: in which the weights rest, ``"float32"``, ``"bfloat16"`` or ``"float16"``; by
             default the file's own.
@@ -118,7 +123,7 @@ def _open(source: str | Path, revision: str | None) -> PairCheckpoint:
             raise InputError(f"tiny ships in the package and has no revision {revision!r}")
         return SiglipCheckpoint(folder=TINY, source="tiny")
     found = open_checkpoint(source, revision=revision)
-    if isinstance(found, SiglipCheckpoint | SiglipNpzCheckpoint):
+    if isinstance(found, SiglipCheckpoint | SiglipNpzCheckpoint | NativeSiglipCheckpoint):
         return found
     raise ConfigError(
         f"{source} is no SigLIP pair: heliodor.load() loads a PaliGemma, heliodor.load_gemma() a "
@@ -279,9 +284,10 @@ class ImageTextModel:
         """Write the pair, whole or not at all.
 
         Args:
-            path: a folder, made if it does not exist; for big_vision the npz file.
+            path: a folder, made if it does not exist; for the other formats a file.
             format: "transformers": what ``SiglipModel`` and ``AutoProcessor`` load;
-                "big_vision": one npz file, without tokenizer.
+                "native": one ``.safetensors`` file with everything in it; "big_vision": one npz
+                file, without tokenizer.
             dtype: of the tensors in the file; None keeps the model's.
 
         Raises:
@@ -290,12 +296,27 @@ class ImageTextModel:
         """
         if format == "transformers":
             save_pair(self.model, self.tokenizer, self.processor, path, dtype=dtype)
+        elif format == "native":
+            save_native(self._contents(), path, dtype=dtype)
         elif format == "big_vision":
             save_pair_npz(self.model, path, dtype=dtype)
         else:
             raise ConfigError(
-                f"format {format!r} is not written; there are 'transformers' and 'big_vision'"
+                f"format {format!r} is not written; there are 'transformers', 'native' and "
+                "'big_vision'"
             )
+
+    def _contents(self) -> Contents:
+        check_fit(self.model.config, self.tokenizer, self.processor)
+        state = self.model.state_dict()
+        return Contents(
+            kind=Kind.NATIVE,
+            family="siglip",
+            config=self.model.config,
+            weights={name: Weight.of(name, tensor) for name, tensor in state.items()},
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+        )
 
     @torch.no_grad()
     def _in_batches(
