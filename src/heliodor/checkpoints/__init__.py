@@ -52,6 +52,7 @@ __all__ = [
     "SiglipCheckpoint",
     "SiglipNpzCheckpoint",
     "TransformersCheckpoint",
+    "hub_id",
     "locate",
     "open_checkpoint",
     "open_found",
@@ -174,8 +175,8 @@ def locate(
                 f"{name} is a {what}, which has no revision {revision!r}: leave revision out"
             )
         return path
-    named = None if isinstance(source, Path) else _HUB_ID.fullmatch(name)
-    if named is None or (named[2] is not None and not named[2].endswith(_FILES)):
+    named = hub_id(source)
+    if named is None:
         raise ConfigError(
             f"{name} does not exist; expected {READ}, or a hub id such as "
             "google/paligemma-3b-mix-224"
@@ -184,7 +185,15 @@ def locate(
     from heliodor.checkpoints import hub  # noqa: PLC0415
 
     if only_small:
-        return hub.resolve(named[1], revision=revision, patterns=hub.SMALL)
+        return hub.resolve(named[0], revision=revision, patterns=hub.SMALL)
     if adapter:
-        return hub.resolve(named[1], revision=revision, patterns=hub.ADAPTER)
-    return hub.resolve_model(named[1], revision=revision, file=named[2])
+        return hub.resolve(named[0], revision=revision, patterns=hub.ADAPTER)
+    return hub.resolve_model(named[0], revision=revision, file=named[1])
+
+
+def hub_id(source: str | Path) -> tuple[str, str | None] | None:
+    """The repository that a hub id names, and the file in it; None for what is no hub id."""
+    named = None if isinstance(source, Path) else _HUB_ID.fullmatch(source)
+    if named is None or (named[2] is not None and not named[2].endswith(_FILES)):
+        return None
+    return named[1], named[2]

@@ -47,6 +47,7 @@ SMALL = tuple(name for name in PATTERNS if name.endswith(".json")) + ADAPTER
 
 _BESIDE_NPZ = ("tokenizer.json", "tokenizer.model", "paligemma_tokenizer.model", "spiece.model")
 _CODECS = ("maskcodec.npz", "vae-oid.npz")
+_NATIVE = ".heliodor.safetensors"
 _LISTED = 8
 
 _TRANSPORT = cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])
@@ -82,7 +83,7 @@ def resolve_model(
     """
     if file is None:
         names = _names(repo_id, revision=revision, token=token, cache=cache)
-        found = {name.partition(".part")[0] for name in names if is_npz(name)} - {*_CODECS}
+        found = _npz_in(names)
         if "config.json" in names or not found:
             return resolve(repo_id, revision=revision, token=token, cache=cache)
         if len(found) > 1:
@@ -98,6 +99,32 @@ def resolve_model(
     if not place.exists() and not list(folder.glob(f"{file}.part*")):
         raise ConfigError(f"{repo_id} has no file {file}: see {_page(repo_id)}/tree/main")
     return place
+
+
+def single_files(repo_id: str, *, revision: str | None = None) -> list[str]:
+    """The files of a repository that are a model each: npz, in pieces or not, and native ones.
+
+    Nothing is fetched.
+
+    Raises:
+        HubError: the hub says no.
+    """
+    names = _names(repo_id, revision=revision, token=None, cache=None)
+    return sorted(_npz_in(names) | {name for name in names if name.endswith(_NATIVE)})
+
+
+def cached_file(repo_id: str, file: str, *, revision: str | None = None) -> Path | None:
+    """One of them where it lies in the cache; None where it does not."""
+    try:
+        folder = resolve(repo_id, revision=revision, offline=True, patterns=(file, f"{file}.part*"))
+    except HubError:
+        return None
+    return folder / file if list(folder.glob(f"{file}*")) else None
+
+
+def _npz_in(names: Sequence[str]) -> set[str]:
+    """The npz files among some names, pieces as one, without mask codecs."""
+    return {name.partition(".part")[0] for name in names if is_npz(name)} - {*_CODECS}
 
 
 def resolve(

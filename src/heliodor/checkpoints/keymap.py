@@ -309,3 +309,56 @@ PALIGEMMA2 = _paligemma(DECODER2_ROWS)
 def paligemma_keys(config: PaliGemmaConfig) -> KeyMap:
     """The table of a model's generation."""
     return PALIGEMMA2 if config.language.is_gemma2 else PALIGEMMA
+
+
+def _gemma(decoder: tuple[Row, ...]) -> KeyMap:
+    rows = (
+        Row(row.ours.removeprefix("language."), row.theirs.removeprefix("{language}."))
+        for row in decoder
+    )
+    return KeyMap(rows=tuple(rows), tied=_rows(("embedding.weight", "lm_head.weight")), prefixes={})
+
+
+GEMMA = _gemma(DECODER_ROWS)
+"""A Gemma alone; ``model.``, which ``GemmaForCausalLM`` puts in front, may be there."""
+
+GEMMA2 = _gemma(DECODER2_ROWS)
+"""The same of Gemma 2."""
+
+
+def _text_row(ours: str, theirs: str) -> Row:
+    return Row(f"text.blocks.#.{ours}.*", "text_model.encoder.layers.#." + f"{theirs}.*")
+
+
+SIGLIP = KeyMap(
+    rows=(
+        *(Row(row.ours, row.theirs.format(vision="vision_model")) for row in TOWER_ROWS),
+        Row("pool.probe", "vision_model.head.probe"),
+        *(
+            Row(f"pool.{part}.{kind}", f"vision_model.head.attention.in_proj_{kind}[{index}]")
+            for index, part in enumerate("qkv")
+            for kind in ("weight", "bias")
+        ),
+        Row("pool.out.*", "vision_model.head.attention.out_proj.*"),
+        Row("pool.norm.*", "vision_model.head.layernorm.*"),
+        Row("pool.mlp.up.*", "vision_model.head.mlp.fc1.*"),
+        Row("pool.mlp.down.*", "vision_model.head.mlp.fc2.*"),
+        Row("text.embedding.weight", "text_model.embeddings.token_embedding.weight"),
+        Row("text.position", "text_model.embeddings.position_embedding.weight"),
+        _text_row("norm1", "layer_norm1"),
+        _text_row("attention.q", "self_attn.q_proj"),
+        _text_row("attention.k", "self_attn.k_proj"),
+        _text_row("attention.v", "self_attn.v_proj"),
+        _text_row("attention.out", "self_attn.out_proj"),
+        _text_row("norm2", "layer_norm2"),
+        _text_row("mlp.up", "mlp.fc1"),
+        _text_row("mlp.down", "mlp.fc2"),
+        Row("text.norm.*", "text_model.final_layer_norm.*"),
+        Row("text.head.*", "text_model.head.*"),
+        Row("logit_scale", "logit_scale"),
+        Row("logit_bias", "logit_bias"),
+    ),
+    tied=(),
+    prefixes={},
+)
+"""SigLIP's pair and transformers' ``SiglipModel``."""

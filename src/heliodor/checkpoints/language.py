@@ -26,7 +26,7 @@ from heliodor.checkpoints.config import (
     read_language,
 )
 from heliodor.checkpoints.files import Replacement, read_json, to_json
-from heliodor.checkpoints.keymap import KeyMap, Match, Row, decoder_rows
+from heliodor.checkpoints.keymap import GEMMA, GEMMA2, KeyMap, Match
 from heliodor.checkpoints.processor import NESTED, PROCESSOR
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.tensors import Tensors, open_tensors
@@ -168,11 +168,7 @@ class LanguageCheckpoint:
 
 def language_keys(config: GemmaConfig) -> KeyMap:
     """The key table of a Gemma alone; ``model.``, which ``GemmaForCausalLM`` adds, may be there."""
-    rows = tuple(
-        Row(row.ours.removeprefix(_LANGUAGE), row.theirs.removeprefix("{language}."))
-        for row in decoder_rows(config)
-    )
-    return KeyMap(rows=rows, tied=(Row(EMBEDDING, "lm_head.weight"),), prefixes={})
+    return GEMMA2 if config.is_gemma2 else GEMMA
 
 
 def is_language(values: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from torch import Tensor
 from heliodor.checkpoints.blueprint import unfilled
 from heliodor.checkpoints.config import CONFIG
 from heliodor.checkpoints.files import Replacement, to_json
-from heliodor.checkpoints.keymap import TOWER_ROWS, KeyMap, Row
+from heliodor.checkpoints.keymap import SIGLIP
 from heliodor.checkpoints.processor import NESTED, PROCESSOR, processor_for
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.siglip_config import pair_config_values, read_pair_config
@@ -36,48 +36,9 @@ from heliodor.text.fixed import Cleaning, FixedTokenizer
 
 EMBEDDING = "text.embedding.weight"
 
-_HEAD = "vision_model.head"
 _FUSED = ("in_proj_weight", "in_proj_bias")
 _THIRD = re.compile(r"(.+)\[([012])\]")
 _BUFFER = ".embeddings.position_ids"  # 0, 1, 2, ...: some files hold it, no release reads it
-
-
-def _text_row(ours: str, theirs: str) -> Row:
-    return Row(f"text.blocks.#.{ours}.*", "text_model.encoder.layers.#." + f"{theirs}.*")
-
-
-SIGLIP = KeyMap(
-    rows=(
-        *(Row(row.ours, row.theirs.format(vision="vision_model")) for row in TOWER_ROWS),
-        Row("pool.probe", f"{_HEAD}.probe"),
-        *(
-            Row(f"pool.{part}.{kind}", f"{_HEAD}.attention.in_proj_{kind}[{index}]")
-            for index, part in enumerate("qkv")
-            for kind in ("weight", "bias")
-        ),
-        Row("pool.out.*", f"{_HEAD}.attention.out_proj.*"),
-        Row("pool.norm.*", f"{_HEAD}.layernorm.*"),
-        Row("pool.mlp.up.*", f"{_HEAD}.mlp.fc1.*"),
-        Row("pool.mlp.down.*", f"{_HEAD}.mlp.fc2.*"),
-        Row("text.embedding.weight", "text_model.embeddings.token_embedding.weight"),
-        Row("text.position", "text_model.embeddings.position_embedding.weight"),
-        _text_row("norm1", "layer_norm1"),
-        _text_row("attention.q", "self_attn.q_proj"),
-        _text_row("attention.k", "self_attn.k_proj"),
-        _text_row("attention.v", "self_attn.v_proj"),
-        _text_row("attention.out", "self_attn.out_proj"),
-        _text_row("norm2", "layer_norm2"),
-        _text_row("mlp.up", "mlp.fc1"),
-        _text_row("mlp.down", "mlp.fc2"),
-        Row("text.norm.*", "text_model.final_layer_norm.*"),
-        Row("text.head.*", "text_model.head.*"),
-        Row("logit_scale", "logit_scale"),
-        Row("logit_bias", "logit_bias"),
-    ),
-    tied=(),
-    prefixes={},
-)
-"""SigLIP's pair and transformers' ``SiglipModel``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,20 +8,37 @@ described all the same, and its faults are listed.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from heliodor.checkpoints.expected import Shape, network_shapes, unusable
 from heliodor.checkpoints.files import read_json
 from heliodor.checkpoints.heads import Head, Heads, file_heads, folder_heads, npz_heads
-from heliodor.checkpoints.keymap import HUB, PALIGEMMA, PALIGEMMA2, KeyMap
+from heliodor.checkpoints.keymap import (
+    GEMMA,
+    GEMMA2,
+    HUB,
+    PALIGEMMA,
+    PALIGEMMA2,
+    SIGLIP,
+    KeyMap,
+)
+from heliodor.checkpoints.npz_sizes import npz_sizes
+from heliodor.checkpoints.oddities import (
+    Facts,
+    count_tokens,
+    odd_beside,
+    odd_config,
+    odd_names,
+    odd_types,
+    tokens_in,
+)
 from heliodor.checkpoints.recognise import ADAPTER_CONFIG, CONFIG, Found, Kind, recognise
-from heliodor.errors import CheckpointError, FileFormatError
-
-Facts = dict[str, Any]
-"""In JSON's own types."""
+from heliodor.errors import FileFormatError
 
 _PALIGEMMAS = {(2048, 18): "3B", (2304, 26): "3B", (3584, 42): "10B", (4608, 46): "28B"}
 _GEMMAS = {
@@ -51,8 +68,35 @@ _LANGUAGE = {
     "mlp_width": ("intermediate_size", None),
 }
 """Our fields -> theirs and, where published files leave one out, its value."""
-_LAYERS = ("vision.blocks.#", "language.layers.#")
-_NPZ = "params/"
+_PAIR = {
+    "image_size": ("image_size", 224),
+    "patch_size": ("patch_size", 16),
+    "width": ("hidden_size", 768),
+    "depth": ("num_hidden_layers", 12),
+    "num_heads": ("num_attention_heads", 12),
+    "mlp_width": ("intermediate_size", 3072),
+}
+_PAIR_TEXT = {
+    "vocab_size": ("vocab_size", 32000),
+    "length": ("max_position_embeddings", 64),
+    **{name: _PAIR[name] for name in ("width", "depth", "num_heads", "mlp_width")},
+    "out_width": ("projection_size", None),
+}
+_FIELDS: dict[str, dict[str, Mapping[str, tuple[str, int | None]]]] = {
+    "paligemma": {"vision": _VISION, "language": _LANGUAGE},
+    "siglip": {"vision": _PAIR, "text": _PAIR_TEXT},
+    "gemma": {"language": _LANGUAGE},
+}
+_KEYS = {
+    ("paligemma", False): PALIGEMMA,
+    ("paligemma", True): PALIGEMMA2,
+    ("gemma", False): GEMMA,
+    ("gemma", True): GEMMA2,
+    ("siglip", False): SIGLIP,
+}
+_ROOTS = ("params/", "opt/target/", "")
+_FLOATS = ("float", "bfloat")
+_THIRD = re.compile(r"\[[012]\]$")
 
 
 def survey(path: Path) -> Facts:
@@ -62,8 +106,8 @@ def survey(path: Path) -> Facts:
         ``path``, ``format``, ``family``, ``size``, ``tower``, ``resolution``, ``image_tokens``,
         ``precision``, ``parameters``, ``bytes``, ``tensors``, ``dtypes`` with their numbers of
         tensors, ``files``, ``tokens`` of the tokenizer, ``complete``, ``missing``, ``broken``,
-        ``odd``, and the shapes ``vision`` and ``language``. What does not apply is None. For an
-        adapter ``rank``, ``alpha``, ``targets`` and ``base`` instead of the shapes.
+        ``odd``, and the shapes ``vision``, ``language`` and ``text``. What does not apply is None.
+        For an adapter ``rank``, ``alpha``, ``targets`` and ``base`` instead of the shapes.
 
     Raises:
         ConfigError: it is nothing that is read.
@@ -83,26 +127,24 @@ def _folder(found: Found) -> Facts:
     config = read_json(found.path / CONFIG)
     heads = folder_heads(found.path)
     text = _section(config, "text_config", config if found.family == "gemma" else {})
-    vision = _taken(_section(config, "vision_config", {}), _VISION)
-    language = _taken(text, _LANGUAGE) if found.family != "siglip" else {}
+    sections = {"vision": _section(config, "vision_config", {}), "language": text, "text": text}
+    parts = {part: _taken(sections[part], fields) for part, fields in _FIELDS[found.family].items()}
     second = "gemma2" in (text.get("model_type"), config.get("model_type"))
+    keys = _KEYS[found.family, second and found.family != "siglip"]
+    tensors = _with_thirds(heads.tensors) if found.family == "siglip" else heads.tensors
+    missing, wrong = _compared_with_folder(found, keys, parts, tensors, second=second)
     odd = [
-        *_odd_config(config, text, found.family),
-        *_odd_types(heads.tensors.values(), config.get("torch_dtype") or config.get("dtype")),
+        *odd_config(config, text, found.family),
+        *odd_types(heads.tensors.values(), config.get("torch_dtype") or config.get("dtype")),
+        *odd_names(keys, tensors, found.family),
+        *odd_beside(found.path, parts.get("vision", {})),
     ]
-    missing = list(heads.missing)
-    if found.family == "paligemma":
-        keys = PALIGEMMA2 if second else PALIGEMMA
-        missing += _missing(keys, vision, language, heads)
-        odd += _odd_names(keys, heads.tensors)
-    odd += _odd_beside(found.path, vision if found.family != "gemma" else {})
     return {
-        **_identity(found.family, vision, language, second=second),
-        **_counts(heads, missing),
-        "tokens": _tokens(found.path / "tokenizer.json"),
+        **_identity(found.family, parts, second=second),
+        **_counts(heads, [*heads.missing, *missing], wrong),
+        "tokens": tokens_in(found.path / "tokenizer.json"),
         "odd": odd,
-        "vision": vision or None,
-        "language": language or None,
+        **_shown(parts),
     }
 
 
@@ -110,54 +152,74 @@ def _native(found: Found) -> Facts:
     heads = file_heads([found.path])
     strings = heads.metadata
     config = _json(strings.get("heliodor.config"))
-    vision = _numbers(_section(config, "vision", {}))
-    language = _numbers(_section(config, "language", {}))
-    second = language.get("sandwich") is True
+    sections: Facts = {"language": config} if found.family == "gemma" else config
+    parts = {part: _numbers(_section(sections, part, {})) for part in _FIELDS.get(found.family, {})}
+    second = parts.get("language", {}).get("sandwich") is True
     network = {n: head for n, head in heads.tensors.items() if not n.startswith("mask_codec.")}
-    wanted = _ours(PALIGEMMA2 if second else PALIGEMMA, vision, language)
+    wanted = network_shapes(found.family, parts, sandwich=second)
+    missing, wrong = _compared(wanted, network, lambda name: name)
+    wrong += _untold(found.family, parts, "heliodor.config")
     files = _json(strings.get("heliodor.tokenizer"))
     vocabulary: Any = files.get("tokenizer.json")
-    odd = _odd_types(network.values(), None)
+    odd = odd_types(network.values(), None)
+    unknown = [name for name in network if wanted and name not in wanted]
+    if unknown:
+        odd.append(f"{len(unknown)} tensors that the model has not: {', '.join(unknown[:4])}")
     if "heliodor.mask_codec" in strings:
         odd.append("carries its mask codec")
+    if not files:
+        odd.append("no tokenizer: give one when loading")
     version, scheme = strings.get("heliodor.format"), strings.get("heliodor.scheme")
     return {
-        **_identity(found.family, vision, language, second=second),
+        **_identity(found.family, parts, second=second),
         "version": version,
         "scheme": scheme,
-        **_counts(
-            replace(heads, tensors=network), [name for name in wanted if name not in network]
-        ),
-        "tokens": _count_tokens(_json(vocabulary)) if isinstance(vocabulary, str) else None,
+        **_counts(replace(heads, tensors=network), missing, wrong),
+        "tokens": count_tokens(_json(vocabulary)) if isinstance(vocabulary, str) else None,
         "odd": odd,
-        "vision": vision,
-        "language": language,
+        **_shown(parts),
     }
 
 
 def _npz(found: Found) -> Facts:
     heads = npz_heads(found.path)
-    shapes = {
-        name.removeprefix("opt/target/").removeprefix(_NPZ): head.shape
+    root = next(r for r in _ROOTS if not r or any(name.startswith(r) for name in heads.tensors))
+    model = {
+        name.removeprefix(root): head
         for name, head in heads.tensors.items()
+        if name.startswith(root)
     }
-    vision, language = _npz_tower(shapes), _npz_decoder(shapes)
-    second = any("post_attention_norm" in name for name in shapes)
-    odd = _odd_types(heads.tensors.values(), None)
-    bare = not any(name.startswith((_NPZ, "opt/")) for name in heads.tensors)
-    odd += ["names without params/, as the fine-tuning notebook writes"] if bare else []
+    sizes = npz_sizes({name: head.shape for name, head in model.items()}, found.family)
+    second = any("post_attention_norm" in name for name in model)
+    missing, wrong = _compared(sizes.arrays, model, lambda name: root + name)
+    if model:
+        missing += [root + name for name in sizes.missing]
+        wrong += [root + said for said in sizes.broken]
+    odd = odd_types([head for head in model.values() if head.dtype.startswith(_FLOATS)], None)
+    odd += ["names without params/, as the fine-tuning notebook writes"] if not root else []
+    unknown = [name for name in model if sizes.arrays and _is_unknown(name, sizes.arrays)]
+    if unknown:
+        odd.append(f"{len(unknown)} arrays that the model has not: {', '.join(unknown[:4])}")
     beside = any(
         (found.path.parent / name).is_file() for name in ("tokenizer.json", "spiece.model")
     )
     odd += [] if beside else ["no tokenizer, as in every npz: give one when loading"]
     return {
-        **_identity(found.family, vision, language, second=second),
-        **_counts(heads, []),
+        **_identity(found.family, sizes.parts, second=second),
+        **_counts(heads, missing, wrong),
         "tokens": None,
         "odd": odd,
-        "vision": vision or None,
-        "language": language or None,
+        **_shown(sizes.parts),
     }
+
+
+def _is_unknown(name: str, known: Mapping[str, Shape]) -> bool:
+    """Whether an array is the model's by its name, and none that the model has."""
+    return (
+        name.startswith(("img/", "llm/", "txt/"))
+        and name not in known
+        and name != "txt/Encoder_0/pos_embedding"  # the second part of positions, in old files
+    )
 
 
 def _adapter(found: Found) -> Facts:
@@ -165,7 +227,7 @@ def _adapter(found: Found) -> Facts:
     weights = found.path / "adapter_model.safetensors"
     heads = file_heads([weights]) if weights.is_file() else Heads(tensors={}, files=[])
     missing = [] if weights.is_file() else [weights.name]
-    odd = _odd_types(heads.tensors.values(), None)
+    odd = odd_types(heads.tensors.values(), None)
     odd += [
         f"{name} is set" for name in ("use_dora", "lora_bias", "use_rslora") if config.get(name)
     ]
@@ -179,15 +241,14 @@ def _adapter(found: Found) -> Facts:
         if isinstance(targets, list)
         else targets,
         "base": config.get("base_model_name_or_path"),
-        **_counts(heads, missing),
+        **_counts(heads, missing, []),
         "odd": odd,
     }
 
 
-def _identity(
-    family: str, vision: Mapping[str, Any], language: Mapping[str, Any], *, second: bool
-) -> Facts:
+def _identity(family: str, parts: Mapping[str, Facts], *, second: bool) -> Facts:
     """Name, size and resolution."""
+    vision, language = parts.get("vision", {}), parts.get("language", {})
     generation = " 2" if second else ""
     names = {
         "paligemma": f"PaliGemma{generation}",
@@ -209,9 +270,15 @@ def _identity(
     }
 
 
-def _counts(heads: Heads, missing: Sequence[str]) -> Facts:
+def _shown(parts: Mapping[str, Facts]) -> Facts:
+    """The shapes, None for a part that the model has not."""
+    return {part: parts.get(part) or None for part in ("vision", "language", "text")}
+
+
+def _counts(heads: Heads, missing: Sequence[str], wrong: Sequence[str]) -> Facts:
     dtypes = Counter(head.dtype for head in heads.tensors.values())
     lost = list(dict.fromkeys(missing))
+    broken = [*heads.broken, *dict.fromkeys(wrong)]
     return {
         "precision": next(iter(dtypes), None) if len(dtypes) < 2 else "mixed",
         "parameters": sum(head.count for head in heads.tensors.values()),
@@ -219,104 +286,69 @@ def _counts(heads: Heads, missing: Sequence[str]) -> Facts:
         "tensors": len(heads.tensors),
         "dtypes": dict(dtypes),
         "files": heads.files,
-        "complete": not lost and not heads.broken and bool(heads.tensors),
+        "complete": not lost and not broken and bool(heads.tensors),
         "missing": lost,
-        "broken": heads.broken,
+        "broken": broken,
     }
 
 
-def _ours(keys: KeyMap, vision: Mapping[str, Any], language: Mapping[str, Any]) -> list[str]:
-    """Our names of all tensors of a model so deep."""
-    depths: dict[str, Any] = {
-        _LAYERS[0]: vision.get("depth"),
-        _LAYERS[1]: language.get("depth"),
-    }
-    names: list[str] = []
-    for row in keys.rows:
-        kinds = ("weight", "bias") if "*" in row.ours else ("",)
-        stem = next((layers for layers in _LAYERS if row.ours.startswith(layers)), None)
-        depth = depths.get(stem, 0) if stem else 1
-        numbers = range(depth if isinstance(depth, int) and 0 <= depth <= 1024 else 0)
-        names += [
-            row.ours.replace("#", str(i)).replace("*", kind) for i in numbers for kind in kinds
-        ]
-    return names
+def _compared_with_folder(
+    found: Found,
+    keys: KeyMap,
+    parts: Mapping[str, Facts],
+    tensors: Mapping[str, Head],
+    *,
+    second: bool,
+) -> tuple[list[str], list[str]]:
+    """What is missing of, and wrong with, the tensors of a folder, by their names on the hub."""
+    if not tensors:
+        return [], []
+    ours = {keys.to_ours(name) or name: head for name, head in tensors.items()}
+    prefix = "model." if found.family == "gemma" else ""
+    wanted = network_shapes(found.family, parts, sandwich=second)
+    missing, wrong = _compared(wanted, ours, lambda name: prefix + keys.to_theirs(name, HUB))
+    return [_THIRD.sub("", name) for name in missing], wrong + _untold(found.family, parts, CONFIG)
 
 
-def _missing(
-    keys: KeyMap, vision: Mapping[str, Any], language: Mapping[str, Any], heads: Heads
-) -> list[str]:
-    """Tensors that the configuration asks for and no file holds, by their names on the hub."""
-    if not heads.tensors:
-        return []
-    found = {keys.to_ours(name) for name in heads.tensors}
-    return [
-        keys.to_theirs(name, HUB) for name in _ours(keys, vision, language) if name not in found
+def _with_thirds(tensors: Mapping[str, Head]) -> dict[str, Head]:
+    """The tensors, and for each that holds query, key and value of a pooling head its thirds."""
+    found: dict[str, Head] = {}
+    for name, head in tensors.items():
+        if not name.endswith((".in_proj_weight", ".in_proj_bias")) or not head.shape:
+            found[name] = head
+            continue
+        third = replace(head, shape=(head.shape[0] // 3, *head.shape[1:]))
+        found |= {f"{name}[{index}]": third for index in range(3)}
+    return found
+
+
+def _compared(
+    wanted: Mapping[str, Shape], found: Mapping[str, Head], told: Callable[[str], str]
+) -> tuple[list[str], list[str]]:
+    """The tensors that are missing, and what is wrong with shapes.
+
+    Args:
+        wanted: shapes by our names.
+        found: heads by our names.
+        told: our name -> the file's.
+    """
+    missing = [told(name) for name in wanted if name not in found]
+    wrong = [
+        f"{told(name)} is {list(found[name].shape)}, where {list(shape)} belongs"
+        for name, shape in wanted.items()
+        if name in found and found[name].shape != shape
     ]
+    return missing, wrong
 
 
-def _odd_names(keys: KeyMap, tensors: Mapping[str, Head]) -> list[str]:
-    odd: list[str] = []
-    tied = [name for name in tensors if keys.to_tied(name) is not None]
-    if tied:
-        odd.append(f"{tied[0]} repeats the embedding table, to which it is tied")
-    unknown = [n for n in tensors if keys.to_ours(n) is None and keys.to_tied(n) is None]
-    if unknown:
-        odd.append(f"{len(unknown)} tensors that the model has not: {', '.join(unknown[:4])}")
-    old = sum(name.startswith(("language_model.model.", "vision_tower.")) for name in tensors)
-    new = sum(name.startswith("model.") for name in tensors)
-    if new:
-        mixed = "names of two releases mixed" if old else "names of transformers since 4.52"
-        odd.append(f"{mixed}: {new} of {len(tensors)} begin with model.")
-    return odd
+def _untold(family: str, parts: Mapping[str, Facts], where: str) -> list[str]:
+    """Numbers without which the tensors cannot be held against the configuration."""
+    names = unusable(family, parts)
+    return [f"{where} does not say {', '.join(names)} in whole numbers"] if names else []
 
 
-def _odd_config(config: Facts, text: Facts, family: str) -> list[str]:
-    odd: list[str] = []
-    top, width = config.get("hidden_size"), text.get("hidden_size")
-    if family == "paligemma" and top is not None and top != width:
-        odd.append(
-            f"hidden_size says {top}, the decoder is {width} wide (harmless: it is not read)"
-        )
-    image, rows = (
-        config.get("image_token_index", config.get("image_token_id")),
-        text.get("vocab_size"),
-    )
-    if family == "paligemma" and isinstance(image, int) and isinstance(rows, int) and rows > image:
-        odd.append(f"the embedding table is padded: rows {image} to {rows - 1} are no tokens")
-    if config.get("quantization_config") is not None:
-        odd.append("quantised by another library: not read")
-    return odd
-
-
-def _odd_types(heads: Iterable[Head], said: object) -> list[str]:
-    dtypes = Counter(head.dtype for head in heads)
-    if len(dtypes) > 1:
-        return ["types mixed: " + ", ".join(f"{n} of {d}" for d, n in dtypes.most_common())]
-    stored = next(iter(dtypes), None)
-    if isinstance(said, str) and stored is not None and said != stored:
-        return [f"{CONFIG} says {said}, the tensors are {stored}"]
-    return []
-
-
-def _odd_beside(folder: Path, vision: Mapping[str, Any]) -> list[str]:
-    """Tokenizer and processor in the folder."""
-    odd: list[str] = []
-    if not any(
-        (folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "spiece.model")
-    ):
-        odd.append("no tokenizer: give one when loading")
-    if not vision:
-        return odd
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        nested = (folder / "processor_config.json").is_file()
-        return odd if nested else [*odd, "no preprocessor_config.json: it cannot be loaded"]
-    size: Any = read_json(path).get("size")
-    side: Any = cast("Facts", size).get("height") if isinstance(size, dict) else size
-    if side != vision.get("image_size"):
-        odd.append(f"pictures are made {side} pixels wide, the tower takes {vision['image_size']}")
-    return odd
+def _taken(section: Facts, fields: Mapping[str, tuple[str, int | None]]) -> Facts:
+    return _numbers({ours: section.get(theirs, value) for ours, (theirs, value) in fields.items()})
 
 
 def _section(config: Facts, name: str, default: Facts) -> Facts:
@@ -324,72 +356,10 @@ def _section(config: Facts, name: str, default: Facts) -> Facts:
     return cast("Facts", value) if isinstance(value, dict) else default
 
 
-def _taken(section: Facts, fields: Mapping[str, tuple[str, int | None]]) -> Facts:
-    if not section:
-        return {}
-    found = {ours: section.get(theirs, value) for ours, (theirs, value) in fields.items()}
-    return _numbers(found)
-
-
 def _numbers(section: Facts) -> Facts:
     """Fields that are numbers, true, false or none; of anything else the name alone is kept."""
     plain = (int, float, bool, type(None))
     return {name: v if isinstance(v, plain) else None for name, v in section.items()}
-
-
-def _npz_tower(shapes: Mapping[str, tuple[int, ...]]) -> Facts:
-    """An image tower from its arrays' shapes; empty where they are not those of one."""
-    patch, position = shapes.get("img/embedding/kernel", ()), shapes.get("img/pos_embedding", ())
-    stacked = shapes.get("img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel")
-    single = shapes.get("img/Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel", ())
-    if len(patch) != 4 or len(position) != 3:
-        return {}
-    blocks = [n for n in shapes if n.startswith("img/Transformer/encoderblock_")]
-    depth = stacked[0] if stacked else len({name.split("/")[2] for name in blocks})
-    mlp = (stacked or single or (0,))[-1]
-    side = round(position[1] ** 0.5) * patch[0]
-    sizes = {"image_size": side, "patch_size": patch[0], "width": patch[3]}
-    return {**sizes, "depth": depth, "mlp_width": mlp}
-
-
-def _npz_decoder(shapes: Mapping[str, tuple[int, ...]]) -> Facts:
-    """A decoder from its arrays' shapes; empty where they are not those of one."""
-    table = shapes.get("llm/embedder/input_embedding", ())
-    query = shapes.get("llm/layers/attn/q_einsum/w", ())
-    key = shapes.get("llm/layers/attn/kv_einsum/w", ())
-    mlp = shapes.get("llm/layers/mlp/linear", ())
-    if (len(table), len(query), len(key), len(mlp)) != (2, 4, 5, 3):
-        return {"vocab_size": table[0], "width": table[1]} if len(table) == 2 else {}
-    return {
-        "vocab_size": table[0],
-        "width": table[1],
-        "depth": query[0],
-        "num_heads": query[1],
-        "num_kv_heads": key[2],
-        "head_dim": query[3],
-        "mlp_width": mlp[1],
-    }
-
-
-def _tokens(path: Path) -> int | None:
-    """Tokens in a tokenizer.json; None where there is none that can be read."""
-    try:
-        return _count_tokens(read_json(path)) if path.is_file() else None
-    except CheckpointError:
-        return None
-
-
-def _count_tokens(document: Facts) -> int | None:
-    model: Any = document.get("model")
-    vocabulary: Any = cast("Facts", model).get("vocab") if isinstance(model, dict) else None
-    if not isinstance(vocabulary, dict):
-        return None
-    names: set[Any] = set(cast("Facts", vocabulary))
-    added: Any = document.get("added_tokens") or []
-    tokens = cast("list[Any]", added) if isinstance(added, list) else []
-    dicts = [cast("Facts", token) for token in tokens if isinstance(token, dict)]
-    names |= {str(token.get("content")) for token in dicts}
-    return len(names)
 
 
 def _json(text: str | None) -> Facts:

@@ -7,7 +7,9 @@ For example:
   heliodor inspect paligemma2-28b-pt-448.b16.npz
 
 It reads folders in transformers layout, big_vision's .npz files and their pieces, native files and
-LoRA adapters. No weight is read; of a hub id only the small files are fetched.
+LoRA adapters. No weight is read; of a hub id only the small files are fetched. Of a repository that
+holds several models, as google/paligemma-3b-pt-224-jax does, it lists the files: give one as
+google/paligemma-3b-pt-224-jax/NAME.npz.
 """
 
 from __future__ import annotations
@@ -58,18 +60,54 @@ def describe(source: str, revision: str | None = None) -> dict[str, Any]:
         CheckpointError: there is no such checkpoint, or its configuration is broken.
         HubError: it could not be downloaded.
     """
-    from heliodor.checkpoints import locate
+    from heliodor.checkpoints import hub_id, locate
     from heliodor.checkpoints.survey import survey
 
     shipped = ZOO / source
     if source.isidentifier() and shipped.is_dir():
         return survey(shipped)
     place = locate(source, revision=revision, only_small=True)
+    named = hub_id(source)
+    if named is None or place == Path(source).expanduser():
+        return survey(place)
+    whole = (place / "config.json").is_file() or (place / "adapter_config.json").is_file()
+    if named[1] is not None or not whole:
+        return _of_files(source, *named, revision) or survey(place)
     facts = survey(place)
-    if place != Path(source).expanduser() and not facts["files"]:
+    if not facts["files"]:
         facts |= {"complete": None, "missing": []}
         facts["odd"].append("the weights are on the hub and have not been fetched")
     return facts
+
+
+def _of_files(
+    source: str, repo: str, file: str | None, revision: str | None
+) -> dict[str, Any] | None:
+    """Of a repository of npz or native files: which there are; None where there are none.
+
+    Raises:
+        ConfigError: the file that is asked for is not among them.
+    """
+    from heliodor.checkpoints import hub
+    from heliodor.checkpoints.survey import survey
+    from heliodor.errors import ConfigError
+
+    files = hub.single_files(repo, revision=revision)
+    if file is not None and file not in files:
+        listed = f"it has {', '.join(files[:_LISTED])}" if files else "it has none such"
+        raise ConfigError(f"{repo} has no file {file}: {listed}")
+    if not files:
+        return None
+    for name in [file] if file is not None else files if len(files) == 1 else []:
+        cached = hub.cached_file(repo, name, revision=revision)
+        if cached is not None:
+            return survey(cached)
+    facts: dict[str, Any] = {"path": source, "files": [], "complete": None, "missing": []}
+    if file is not None:
+        odd = "the file is on the hub and has not been fetched; what it holds, it alone says"
+    else:
+        odd = f"name one of them to load it, as in {repo}/{min(files, key=len)}"
+    return {**facts, "on the hub": files if file is None else [file], "odd": [odd]}
 
 
 def _print(name: str, value: object) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 from huggingface_hub import errors
 
 from heliodor.checkpoints import TransformersCheckpoint, hub, locate, open_checkpoint
+from heliodor.cli.inspect import describe
+from heliodor.cli.main import main
 from heliodor.errors import ConfigError, HubError, InputError
 
 httpx = pytest.importorskip(errors.HfHubHTTPError.__bases__[0].__module__.split(".")[0])
@@ -211,3 +214,48 @@ def test_an_adapter_is_two_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     given = fake(monkeypatch, str(tmp_path))
     assert locate("somebody/lora", adapter=True) == tmp_path
     assert given["allow_patterns"] == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+NPZ = ["a.f16.npz", "a.npz", "b.npz.part1", "b.npz.part2", "vae-oid.npz", "m.heliodor.safetensors"]
+
+
+def test_inspect_lists_the_files_of_a_repository(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake(monkeypatch, str(tmp_path))
+    listed(monkeypatch, [*NPZ, "README.md"])
+    facts = describe(NAME)
+    assert facts["on the hub"] == ["a.f16.npz", "a.npz", "b.npz", "m.heliodor.safetensors"]
+    assert facts["odd"] == [f"name one of them to load it, as in {NAME}/a.npz"]
+    assert main(["inspect", NAME]) == 0
+    assert "on the hub         b.npz\n" in capsys.readouterr().out
+
+
+def test_inspect_of_a_file_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake(monkeypatch, str(tmp_path))
+    listed(monkeypatch, NPZ)
+    facts = describe(f"{NAME}/b.npz")
+    assert (facts["on the hub"], facts["complete"]) == (["b.npz"], None)
+    assert "has not been fetched" in facts["odd"][0]
+    with pytest.raises(ConfigError, match=r"has no file c\.npz: it has a\.f16\.npz, a\.npz, b"):
+        describe(f"{NAME}/c.npz")
+    np.savez(tmp_path / "a.npz", **{"params/llm/final_norm/scale": np.zeros(4, np.float32)})
+    facts = describe(f"{NAME}/a.npz")
+    assert (facts["family"], facts["files"], facts["complete"]) == ("PaliGemma", ["a.npz"], False)
+
+
+def test_inspect_of_a_folder_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake(monkeypatch, str(paligemma_folder(tmp_path)))
+    listed(monkeypatch, ["config.json", "model.safetensors"])
+    facts = describe(NAME)
+    assert facts["odd"][-1] == "the weights are on the hub and have not been fetched"
+    assert (facts["complete"], facts["missing"]) == (None, [])
+
+
+def test_inspect_of_a_repository_of_something_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake(monkeypatch, str(tmp_path))
+    listed(monkeypatch, ["README.md", "vae-oid.npz"])
+    with pytest.raises(ConfigError, match=r"has no config\.json and no \.npz"):
+        describe(NAME)
