@@ -21,11 +21,13 @@ Writes tests/golden/bigvision.npz. For each of ``CASES`` as CASE:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import sys
 import tempfile
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,9 @@ CASES: dict[str, dict[str, Any]] = {
 """Decoders: Gemma 1; as many key-value heads as query heads; Gemma 2; Gemma 2 as the 27B has it."""
 
 
-def big_vision(checkout: Path) -> tuple[Any, Any, Any]:
-    """Its modules: the model, the decoder's configurations, the prediction functions."""
+@contextlib.contextmanager
+def importable(checkout: Path) -> Iterator[None]:
+    """Within it big_vision can be imported, with or without TensorFlow."""
     import flax.training.checkpoints  # noqa: F401, PLC0415 - it looks for TensorFlow as well
     import orbax.checkpoint  # noqa: F401, PLC0415
 
@@ -74,14 +77,20 @@ def big_vision(checkout: Path) -> tuple[Any, Any, Any]:
     sys.modules |= {name: types.ModuleType(name) for name in empty}
     for whole, _, part in (name.rpartition(".") for name in empty[1:]):
         setattr(sys.modules[whole], part, sys.modules[f"{whole}.{part}"])
-    from big_vision.models.ppp import gemma  # noqa: PLC0415
-    from big_vision.models.proj.paligemma import paligemma  # noqa: PLC0415
-    from big_vision.trainers.proj.paligemma import predict_fns  # noqa: PLC0415
-
-    importlib.import_module("big_vision.models.proj.paligemma.gemma_bv")  # it is imported late
-    importlib.import_module("big_vision.models.vit")
+    yield
     for name in empty:  # einops takes a module of this name for the real one
         del sys.modules[name]
+
+
+def big_vision(checkout: Path) -> tuple[Any, Any, Any]:
+    """Its modules: the model, the decoder's configurations, the prediction functions."""
+    with importable(checkout):
+        from big_vision.models.ppp import gemma  # noqa: PLC0415
+        from big_vision.models.proj.paligemma import paligemma  # noqa: PLC0415
+        from big_vision.trainers.proj.paligemma import predict_fns  # noqa: PLC0415
+
+        importlib.import_module("big_vision.models.proj.paligemma.gemma_bv")  # it is imported late
+        importlib.import_module("big_vision.models.vit")
     return paligemma, gemma, predict_fns
 
 

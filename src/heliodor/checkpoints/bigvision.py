@@ -1,53 +1,43 @@
 """big_vision's ``.npz`` files of PaliGemma 1 and 2.
 
 A file holds arrays and nothing else. What the network is, their shapes tell (:func:`read_config`);
-the tokenizer is given by the caller or lies beside the file. Three ways of naming are read:
-``params/img/...`` as big_vision's trainer writes, ``opt/target/img/...`` as it did before, and bare
-``img/...`` as its notebook writes; layers stacked on a first axis, as in all published files, or
-one by one. The optimiser's state, which a training run saves beside the parameters, is passed over.
+the tokenizer is given by the caller or lies beside the file. Layers are stacked on a first axis, as
+in all published files, or one by one.
 
-Layout: :mod:`~heliodor.checkpoints.bigvision_layout`; the file: :mod:`~heliodor.checkpoints.npz`.
+How arrays are named and read: :mod:`~heliodor.checkpoints.bigvision_arrays`; their layout:
+:mod:`~heliodor.checkpoints.bigvision_layout`; the file: :mod:`~heliodor.checkpoints.npz`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from heliodor.checkpoints.bigvision_arrays import (
+    Opened,
+    check,
+    check_suffix,
+    open_arrays,
+    write_arrays,
+)
 from heliodor.checkpoints.bigvision_config import (
     check_expressible,
     infer_config,
     infer_stacking,
 )
-from heliodor.checkpoints.bigvision_layout import Array, Shape, Stacking, arrays
-from heliodor.checkpoints.files import Replacement
-from heliodor.checkpoints.npz import NpzFile, Source, Stack, write_npz
-from heliodor.checkpoints.weights import (
-    EMBEDDING,
-    READABLE,
-    Weight,
-    assemble,
-    at_size,
-    parse_dtype,
-)
-from heliodor.errors import ConfigError, FileFormatError, KeyMismatchError, TokenizerError
+from heliodor.checkpoints.bigvision_layout import Array, Stacking, arrays
+from heliodor.checkpoints.weights import EMBEDDING, Weight, assemble, at_size
+from heliodor.errors import KeyMismatchError, TokenizerError
 from heliodor.image import ImageProcessor, Resize
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
 from heliodor.text import Tokenizer
 
-SUFFIX = ".npz"
-ROOT = "params/"
-
-_LEGACY_ROOT = "opt/target/"
-_BESIDE = re.compile(r"(opt|extra|chrono|state|step)(/.*)?")  # of a training run, not of the model
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "paligemma_tokenizer.model")
-_LISTED = 12  # names that a message spells out per kind of fault
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,15 +137,15 @@ def load(
         FileFormatError: the file is broken or of a type that is not read.
         KeyMismatchError: names or shapes are not those of a PaliGemma.
     """
-    opened = _open(Path(path))
-    config = at_size(opened.config, image_size)
+    found = _open(Path(path))
+    config = at_size(found.config, image_size)
     if not final_cap:
         config = replace(config, language=replace(config.language, final_cap=None))
-    weights = opened.weights()
+    weights = found.weights()
     if dtype is None:
-        found = reduce(torch.promote_types, (weight.dtype for weight in weights.values()))
-        dtype = torch.float32 if found == torch.float64 else found
-    return assemble(config, weights, place=opened.file.path, dtype=dtype, device=device)
+        widest = reduce(torch.promote_types, (weight.dtype for weight in weights.values()))
+        dtype = torch.float32 if widest == torch.float64 else widest
+    return assemble(config, weights, place=Path(path), dtype=dtype, device=device)
 
 
 def open_weights(path: str | Path) -> dict[str, Weight]:
@@ -169,119 +159,28 @@ def open_weights(path: str | Path) -> dict[str, Weight]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Opened:
-    """A file, the root of its names, and what it holds."""
+class _Read:
+    """A file whose arrays are those of a PaliGemma."""
 
-    file: NpzFile
-    root: str
+    opened: Opened
     config: PaliGemmaConfig
     layout: tuple[Array, ...]
 
     def weights(self) -> dict[str, Weight]:
-        return {
-            ours: _weight(self.file, self.root + array.name, array, layer, part)
-            for array in self.layout
-            for layer, tensors in enumerate(array.tensors)
-            for part, ours in enumerate(tensors)
-        }
+        return self.opened.weights(self.layout)
 
 
-def _open(path: Path) -> _Opened:
+def _open(path: Path) -> _Read:
     """Names, types and shapes, all of them checked."""
-    file = NpzFile(path)
-    root = _root(file.entries)
-    beside = {name for name in file.entries if root == ROOT and _BESIDE.fullmatch(name)}
-    shapes: dict[str, Shape] = {}
-    for name, entry in file.entries.items():
-        if name in beside or (root == _LEGACY_ROOT and not name.startswith(root)):
-            continue
-        if entry.dtype not in READABLE:
-            raise FileFormatError(
-                f"{path}: {name[:100]!r} is stored as {entry.dtype}, which is no weight: floats of "
-                "16, 32 or 64 bits are read"
-            )
-        shapes[name.removeprefix(root)] = entry.shape
-    stacking = infer_stacking(shapes)
-    config = infer_config(shapes, stacking, path)
+    opened = open_arrays(path)
+    stacking = infer_stacking(opened.shapes)
+    config = infer_config(opened.shapes, stacking, path)
     try:
         layout = tuple(arrays(config, stacking))
     except (RuntimeError, OverflowError) as error:
         raise KeyMismatchError(f"{path}: no machine holds the sizes of its arrays") from error
-    _check(layout, shapes, path)
-    return _Opened(file=file, root=root, config=config, layout=layout)
-
-
-def _root(names: Mapping[str, object]) -> str:
-    """What stands before every name of the model."""
-    for root in (ROOT, _LEGACY_ROOT):
-        if any(name.startswith(root) for name in names):
-            return root
-    return ""
-
-
-def _check(layout: tuple[Array, ...], found: Mapping[str, Shape], path: Path) -> None:
-    """Each array once, in its shape, and nothing else; one message says all that is wrong."""
-    wanted = {array.name: array.shape for array in layout}
-    faults = {
-        "missing from the file": [n for n in wanted if n not in found],
-        "in the file but unknown": [n[:100] for n in found if n not in wanted],
-        "of the wrong shape": [
-            f"{name} is {list(found[name])}, the other shapes ask for {list(shape)}"
-            for name, shape in wanted.items()
-            if name in found and found[name] != shape
-        ],
-    }
-    if not any(faults.values()):
-        return
-    lines = [f"the arrays of {path} are not those of a PaliGemma:"]
-    for what, names in faults.items():
-        if names:
-            lines.append(f"  {len(names)} {what}:")
-            lines += [f"    {name}" for name in names[:_LISTED]]
-            lines += [f"    ... and {len(names) - _LISTED} more"] * (len(names) > _LISTED)
-    raise KeyMismatchError("\n".join(lines).encode("utf-8", "backslashreplace").decode())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Placed(Weight):
-    """A tensor inside an array of theirs, which fills its target without a copy between.
-
-    Attributes:
-        fill: copies the values into a tensor of our shape, of any type and device.
-    """
-
-    fill: Callable[[Tensor], None]
-
-    def copy_to(self, target: Tensor) -> None:
-        """Copy, reorder and convert, some megabytes at a time."""
-        self.fill(target)
-
-
-def _weight(file: NpzFile, name: str, array: Array, layer: int, part: int) -> Weight:
-    """One of our tensors inside one of their arrays."""
-    entry = file.entries[name]
-    index = (layer,) * array.stacked + (part,) * (len(array.tensors[layer]) > 1)
-    shape = array.ours
-    pure = array.seen(torch.empty(shape, device="meta")).is_contiguous()
-
-    def fill(target: Tensor) -> None:
-        file.copy(name, array.seen(target), index)
-
-    def read() -> Tensor:
-        if pure:
-            return file.part(name, index).reshape(shape)
-        ours = torch.empty(shape, dtype=entry.dtype)
-        fill(ours)
-        return ours
-
-    return _Placed(
-        name=name + "".join(f"[{place}]" for place in index),
-        dtype=entry.dtype,
-        shape=shape,
-        read=read,
-        release=lambda: file.release(name, index),
-        fill=fill,
-    )
+    check(layout, opened.shapes, path, "PaliGemma")
+    return _Read(opened=opened, config=config, layout=layout)
 
 
 def save(model: PaliGemma, path: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
@@ -306,34 +205,24 @@ def save(model: PaliGemma, path: str | Path, *, dtype: str | torch.dtype | None 
 
 def write(
     config: PaliGemmaConfig,
-    state: Mapping[str, Tensor] | Mapping[str, Weight],
+    state: Mapping[str, Tensor | Weight],
     path: str | Path,
     *,
     dtype: str | torch.dtype | None = None,
 ) -> None:
     """Write an npz from tensors by our names, in memory or in other files; see :func:`save`."""
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise ConfigError(f"{path} must end in {SUFFIX}: big_vision's format is one file")
+    check_suffix(path)
     check_expressible(config, path)
     rows = config.num_predicted
     written = replace(config, language=replace(config.language, vocab_size=rows))
-    sources: dict[str, Source] = {}
-    for array in arrays(written, Stacking()):
-        sources[ROOT + array.name] = Stack(
-            shape=array.shape, parts=partial(_parts, array, state, rows)
-        )
-    with Replacement(path.parent) as new:
-        write_npz(new, path.name, sources, None if dtype is None else parse_dtype(dtype))
+    cut = {name: _cut(value, rows) if name == EMBEDDING else value for name, value in state.items()}
+    write_arrays(arrays(written, Stacking()), cut, path, dtype=dtype)
 
 
-def _parts(
-    array: Array, state: Mapping[str, Tensor] | Mapping[str, Weight], rows: int
-) -> Iterator[Tensor]:
-    """The tensors of an array as theirs, one behind the other."""
-    for name in (name for tensors in array.tensors for name in tensors):
-        value = state[name]
-        ours = value.read() if isinstance(value, Weight) else value
-        yield array.seen(ours[:rows] if name == EMBEDDING else ours)
-        if isinstance(value, Weight):
-            value.release()
+def _cut(value: Tensor | Weight, rows: int) -> Tensor | Weight:
+    """The first rows of a table."""
+    if isinstance(value, Weight):
+        shape = (rows, *value.shape[1:])
+        return replace(value, shape=shape, read=lambda: value.read()[:rows])
+    return value[:rows]

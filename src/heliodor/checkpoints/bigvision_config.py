@@ -11,92 +11,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from heliodor.checkpoints.bigvision_layout import Shape, Stacking
+from heliodor.checkpoints.bigvision_shapes import (
+    Shapes,
+    TowerShapes,
+    infer_vision,
+    single_layers,
+)
 from heliodor.errors import ConfigError, KeyMismatchError
 from heliodor.models.gemma import GemmaConfig
 from heliodor.models.paligemma import PaliGemmaConfig
-from heliodor.models.siglip import SiglipVisionConfig
 
-_MOST_LAYERS = 1024
-_LARGEST = 2**31  # of one axis; an embedding table of the largest decoder has 2**18 rows
 _SCALED_BY_WIDTH = 128  # head_dim of Gemma 2 27B
 _ATTENTION_CAP, _FINAL_CAP, _WINDOW = 50.0, 30.0, 4096
 _NORM_EPS, _ROPE_BASE = 1e-6, 10000.0
-_ATTENTION = "MultiHeadDotProductAttention_0"
 
 
 def infer_stacking(shapes: Mapping[str, Shape]) -> Stacking:
     """Whether layers are stacked, from the names alone."""
     return Stacking(
-        vision=not any(name.startswith("img/Transformer/encoderblock_") for name in shapes),
-        language=not any(name.startswith("llm/layers/0/") for name in shapes),
+        vision=not single_layers(shapes, "img/Transformer/encoderblock_"),
+        language=not single_layers(shapes, "llm/layers/0/"),
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Tower:
-    """The shapes of one tower's layers, be they stacked or not.
-
-    Attributes:
-        shapes: of all arrays by name.
-        base: the layers' name, without a number.
-        mark: what stands between it and a number.
-        stacked: whether there is no number.
-        path: the file, for messages.
-    """
-
-    shapes: Mapping[str, Shape]
-    base: str
-    mark: str
-    stacked: bool
-    path: Path
-
-    def of(self, name: str, axes: int) -> Shape:
-        """The shape in one layer.
-
-        Raises:
-            KeyMismatchError: it is not there, or has another number of axes.
-        """
-        base = self.base if self.stacked else f"{self.base}{self.mark}0"
-        shape = whole(self.shapes, f"{base}/{name}", axes + self.stacked, self.path)
-        return shape[self.stacked :]
-
-    def has(self, name: str) -> bool:
-        """Whether the layers have such an array."""
-        base = self.base if self.stacked else f"{self.base}{self.mark}0"
-        return f"{base}/{name}" in self.shapes
-
-    def depth(self, name: str, axes: int) -> int:
-        """Number of layers."""
-        if self.stacked:
-            depth = whole(self.shapes, f"{self.base}/{name}", axes + 1, self.path)[0]
-        else:
-            start, end = f"{self.base}{self.mark}", f"/{name}"
-            depth = sum(n.startswith(start) and n.endswith(end) for n in self.shapes)
-        if depth > _MOST_LAYERS:
-            raise KeyMismatchError(
-                f"{self.path}: {self.base} has {depth} layers; at most {_MOST_LAYERS} are read"
-            )
-        return depth
-
-
-def whole(shapes: Mapping[str, Shape], name: str, axes: int, path: Path) -> Shape:
-    """The shape of an array that must be there, with so many axes, none of them empty.
-
-    Raises:
-        KeyMismatchError: it is not, or of another rank.
-    """
-    shape = shapes.get(name)
-    if shape is None:
-        raise KeyMismatchError(
-            f"{path} has no array {name}: it is no PaliGemma of big_vision, or incomplete"
-        )
-    if len(shape) != axes or not all(0 < size < _LARGEST for size in shape):
-        raise KeyMismatchError(f"{path}: {name} is {list(shape)}; expected {axes} axes, none empty")
-    return shape
 
 
 def infer_config(shapes: Mapping[str, Shape], stacking: Stacking, path: Path) -> PaliGemmaConfig:
@@ -114,42 +53,20 @@ def infer_config(shapes: Mapping[str, Shape], stacking: Stacking, path: Path) ->
         KeyMismatchError: an array that says it is not there or of another rank, or shapes that no
             PaliGemma has.
     """
+    seen = Shapes(found=shapes, path=path, family="PaliGemma")
     try:
         return PaliGemmaConfig(
-            vision=_vision(shapes, stacking, path),
-            language=_language(shapes, stacking, path),
+            vision=infer_vision(seen, stacked=stacking.vision),
+            language=_language(seen, stacked=stacking.language),
             image_token=None,
         )
     except ConfigError as error:
         raise KeyMismatchError(f"{path}: {error}") from error
 
 
-def _vision(shapes: Mapping[str, Shape], stacking: Stacking, path: Path) -> SiglipVisionConfig:
-    tower = _Tower(
-        shapes=shapes,
-        base="img/Transformer/encoderblock",
-        mark="_",
-        stacked=stacking.vision,
-        path=path,
-    )
-    patch = whole(shapes, "img/embedding/kernel", 4, path)
-    tokens = whole(shapes, "img/pos_embedding", 3, path)[1]
-    side = math.isqrt(tokens)
-    if side * side != tokens:
-        raise KeyMismatchError(f"{path}: img/pos_embedding has {tokens} positions, no square")
-    return SiglipVisionConfig(
-        image_size=side * patch[0],
-        patch_size=patch[0],
-        width=patch[3],
-        depth=tower.depth("LayerNorm_0/scale", 1),
-        num_heads=tower.of(f"{_ATTENTION}/query/kernel", 3)[1],
-        mlp_width=tower.of("MlpBlock_0/Dense_0/kernel", 2)[1],
-    )
-
-
-def _language(shapes: Mapping[str, Shape], stacking: Stacking, path: Path) -> GemmaConfig:
-    tower = _Tower(shapes=shapes, base="llm/layers", mark="/", stacked=stacking.language, path=path)
-    vocab_size, width = whole(shapes, "llm/embedder/input_embedding", 2, path)
+def _language(shapes: Shapes, *, stacked: bool) -> GemmaConfig:
+    tower = TowerShapes(shapes=shapes, base="llm/layers", mark="/", stacked=stacked)
+    vocab_size, width = shapes.of("llm/embedder/input_embedding", 2)
     if tower.has("attn/qkv_einsum/w"):
         _, num_heads, _, head_dim = tower.of("attn/qkv_einsum/w", 4)
         num_kv_heads = num_heads

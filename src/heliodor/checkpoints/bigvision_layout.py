@@ -1,4 +1,4 @@
-"""Where each tensor of a PaliGemma lies in big_vision's arrays.
+"""Where our tensors lie in big_vision's arrays: its image tower, and a PaliGemma with it.
 
 An array of theirs is ours seen in another order of axes, and those of all layers are stacked on a
 first axis; keys and values share an array, and so do the MLP's gate and up projection::
@@ -7,7 +7,8 @@ first axis; keys and values share an array, and so do the MLP's gate and up proj
 
 A row of the table gives one way, ours seen as theirs, as a view: filling that view loads a tensor,
 reading it saves one. ``#`` is where the layer's number would stand in a file whose layers are not
-stacked, as big_vision itself writes and reads with ``scan=False``.
+stacked, as big_vision itself writes and reads with ``scan=False``. The rows of a SigLIP pair are in
+:mod:`~heliodor.checkpoints.siglip_npz`.
 
 Source: google-research/big_vision ``models/vit.py``, ``models/ppp/gemma.py`` and
 ``models/proj/paligemma/paligemma.py``.
@@ -15,8 +16,9 @@ Source: google-research/big_vision ``models/vit.py``, ``models/ppp/gemma.py`` an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +31,8 @@ View = Callable[[Tensor, int], Tensor]
 """A tensor of ours and the width of a head -> the same memory in their order of axes."""
 
 
-def _same(ours: Tensor, head: int) -> Tensor:
+def same(ours: Tensor, head: int) -> Tensor:
+    """As it is."""
     del head
     return ours
 
@@ -40,7 +43,8 @@ def _turned(ours: Tensor, head: int) -> Tensor:
     return ours.T
 
 
-def _leading(ours: Tensor, head: int) -> Tensor:
+def leading(ours: Tensor, head: int) -> Tensor:
+    """[N D] -> [1 N D]."""
     del head
     return ours[None]
 
@@ -80,38 +84,58 @@ class Row:
     view: View
 
 
-_BLOCK, _OUR_BLOCK = "img/Transformer/encoderblock#", "vision.blocks.#"
-_HEADED = f"{_BLOCK}/MultiHeadDotProductAttention_0"
 _LAYER, _OUR_LAYER = "llm/layers#", "language.layers.#"
 
 
-def _vision_rows() -> Iterator[Row]:
+def dense_rows(theirs: str, ours: str) -> Iterator[Row]:
+    """A dense layer."""
+    yield Row(f"{theirs}/kernel", (f"{ours}.weight",), _turned)
+    yield Row(f"{theirs}/bias", (f"{ours}.bias",), same)
+
+
+def norm_rows(theirs: str, ours: str) -> Iterator[Row]:
+    """A layer norm."""
+    yield Row(f"{theirs}/scale", (f"{ours}.weight",), same)
+    yield Row(f"{theirs}/bias", (f"{ours}.bias",), same)
+
+
+def attention_rows(theirs: str, ours: str) -> Iterator[Row]:
+    """The projections of flax's attention, which lies in the module ``theirs``."""
+    theirs = f"{theirs}/MultiHeadDotProductAttention_0"
+    for name, part in (("query", "q"), ("key", "k"), ("value", "v")):
+        yield Row(f"{theirs}/{name}/kernel", (f"{ours}.{part}.weight",), _into_heads)
+        yield Row(f"{theirs}/{name}/bias", (f"{ours}.{part}.bias",), _heads)
+    yield Row(f"{theirs}/out/kernel", (f"{ours}.out.weight",), _out_of_heads)
+    yield Row(f"{theirs}/out/bias", (f"{ours}.out.bias",), same)
+
+
+def mlp_rows(theirs: str, ours: str) -> Iterator[Row]:
+    """The MLP in the module ``theirs``."""
+    yield from dense_rows(f"{theirs}/MlpBlock_0/Dense_0", f"{ours}.up")
+    yield from dense_rows(f"{theirs}/MlpBlock_0/Dense_1", f"{ours}.down")
+
+
+def encoder_rows(theirs: str, ours: str) -> Iterator[Row]:
+    """The layers of ``vit.Encoder`` and the norm behind them."""
+    block, our_block = f"{theirs}/encoderblock#", f"{ours}.blocks.#"
+    yield from norm_rows(f"{block}/LayerNorm_0", f"{our_block}.norm1")
+    yield from attention_rows(block, f"{our_block}.attention")
+    yield from norm_rows(f"{block}/LayerNorm_1", f"{our_block}.norm2")
+    yield from mlp_rows(block, f"{our_block}.mlp")
+    yield from norm_rows(f"{theirs}/encoder_norm", f"{ours}.norm")
+
+
+def vision_rows() -> Iterator[Row]:
+    """The image tower, without what stands behind it."""
     yield Row("img/embedding/kernel", ("vision.patch.weight",), _patches)
-    yield Row("img/embedding/bias", ("vision.patch.bias",), _same)
-    yield Row("img/pos_embedding", ("vision.position",), _leading)
-    for number in (0, 1):
-        norm, dense = f"{_BLOCK}/LayerNorm_{number}", f"{_BLOCK}/MlpBlock_0/Dense_{number}"
-        ours = f"{_OUR_BLOCK}.norm{number + 1}"
-        yield Row(f"{norm}/scale", (f"{ours}.weight",), _same)
-        yield Row(f"{norm}/bias", (f"{ours}.bias",), _same)
-        ours = f"{_OUR_BLOCK}.mlp.{('up', 'down')[number]}"
-        yield Row(f"{dense}/kernel", (f"{ours}.weight",), _turned)
-        yield Row(f"{dense}/bias", (f"{ours}.bias",), _same)
-    for theirs, part in (("query", "q"), ("key", "k"), ("value", "v")):
-        ours = f"{_OUR_BLOCK}.attention.{part}"
-        yield Row(f"{_HEADED}/{theirs}/kernel", (f"{ours}.weight",), _into_heads)
-        yield Row(f"{_HEADED}/{theirs}/bias", (f"{ours}.bias",), _heads)
-    yield Row(f"{_HEADED}/out/kernel", (f"{_OUR_BLOCK}.attention.out.weight",), _out_of_heads)
-    yield Row(f"{_HEADED}/out/bias", (f"{_OUR_BLOCK}.attention.out.bias",), _same)
-    yield Row("img/Transformer/encoder_norm/scale", ("vision.norm.weight",), _same)
-    yield Row("img/Transformer/encoder_norm/bias", ("vision.norm.bias",), _same)
-    yield Row("img/head/kernel", ("projector.weight",), _turned)
-    yield Row("img/head/bias", ("projector.bias",), _same)
+    yield Row("img/embedding/bias", ("vision.patch.bias",), same)
+    yield Row("img/pos_embedding", ("vision.position",), leading)
+    yield from encoder_rows("img/Transformer", "vision")
 
 
 def _language_rows(*, joint: bool, sandwich: bool) -> Iterator[Row]:
     """``joint``: as many key-value heads as query heads, which then share one array."""
-    yield Row("llm/embedder/input_embedding", ("language.embedding.weight",), _same)
+    yield Row("llm/embedder/input_embedding", ("language.embedding.weight",), same)
     q, k, v = (f"{_OUR_LAYER}.attention.{part}.weight" for part in "qkv")
     if joint:
         yield Row(f"{_LAYER}/attn/qkv_einsum/w", (q, k, v), _einsum_heads)
@@ -126,8 +150,8 @@ def _language_rows(*, joint: bool, sandwich: bool) -> Iterator[Row]:
     for place in ("pre", "post") if sandwich else ("pre",):
         for theirs, part in (("attention", "attention"), ("ffw", "mlp")):
             ours = f"{_OUR_LAYER}.{place}_{part}_norm.scale"
-            yield Row(f"{_LAYER}/{place}_{theirs}_norm/scale", (ours,), _same)
-    yield Row("llm/final_norm/scale", ("language.norm.scale",), _same)
+            yield Row(f"{_LAYER}/{place}_{theirs}_norm/scale", (ours,), same)
+    yield Row("llm/final_norm/scale", ("language.norm.scale",), same)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +183,51 @@ class Array:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Layers:
+    """The layers of one tower or decoder, and how a file keeps them.
+
+    Attributes:
+        mark: what stands before a layer's number.
+        depth: number of layers.
+        head: width of a head.
+        stacked: whether all layers share an array.
+    """
+
+    mark: str
+    depth: int
+    head: int
+    stacked: bool
+
+    def arrays(self, rows: Iterable[Row], shapes: Mapping[str, Shape]) -> Iterator[Array]:
+        """The arrays of rows, for each of them one, or one a layer.
+
+        Args:
+            rows: of this tower.
+            shapes: of our tensors, by name.
+        """
+        for row in rows:
+            ours = shapes[row.ours[0].replace("#", "0")]
+            shape = tuple(row.view(torch.empty(ours, device="meta"), self.head).shape)
+            if len(row.ours) > 1:
+                shape = (len(row.ours), *shape)
+            array = partial(Array, ours=ours, view=row.view, head=self.head)
+            if "#" not in row.theirs:
+                yield array(name=row.theirs, shape=shape, tensors=(row.ours,), stacked=False)
+                continue
+            layers = tuple(
+                tuple(name.replace("#", str(layer)) for name in row.ours)
+                for layer in range(self.depth)
+            )
+            if self.stacked:
+                name, shape = row.theirs.replace("#", ""), (self.depth, *shape)
+                yield array(name=name, shape=shape, tensors=layers, stacked=True)
+                continue
+            for layer, names in enumerate(layers):
+                name = row.theirs.replace("#", f"{self.mark}{layer}")
+                yield array(name=name, shape=shape, tensors=(names,), stacked=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stacking:
     """Whether the layers of a file are stacked, in each tower."""
 
@@ -177,46 +246,16 @@ def arrays(config: PaliGemmaConfig, stacking: Stacking) -> Iterator[Array]:
     shapes: dict[str, Shape] = {
         name: tuple(value.shape) for name, value in blueprint(config).state_dict().items()
     }
-    head, depth = vision.width // vision.num_heads, vision.depth
-    for row in _vision_rows():
-        yield from _arrays(row, "_", shapes, head=head, depth=depth, stacked=stacking.vision)
+    tower = Layers(
+        mark="_",
+        depth=vision.depth,
+        head=vision.width // vision.num_heads,
+        stacked=stacking.vision,
+    )
+    rows = (*vision_rows(), *dense_rows("img/head", "projector"))
+    yield from tower.arrays(rows, shapes)
+    decoder = Layers(
+        mark="/", depth=language.depth, head=language.head_dim, stacked=stacking.language
+    )
     joint = language.num_heads == language.num_kv_heads
-    head, depth = language.head_dim, language.depth
-    for row in _language_rows(joint=joint, sandwich=language.sandwich):
-        yield from _arrays(row, "/", shapes, head=head, depth=depth, stacked=stacking.language)
-
-
-def _arrays(
-    row: Row, mark: str, shapes: Mapping[str, Shape], *, head: int, depth: int, stacked: bool
-) -> Iterator[Array]:
-    """The array of a row, or one for each layer; ``mark`` stands before a layer's number."""
-    ours = shapes[row.ours[0].replace("#", "0")]
-    shape = tuple(row.view(torch.empty(ours, device="meta"), head).shape)
-    if len(row.ours) > 1:
-        shape = (len(row.ours), *shape)
-    layered = "#" in row.theirs
-    tensors = [
-        tuple(name.replace("#", str(layer)) for name in row.ours)
-        for layer in range(depth if layered else 1)
-    ]
-    if stacked or not layered:
-        yield Array(
-            name=row.theirs.replace("#", ""),
-            shape=(depth, *shape) if layered else shape,
-            ours=ours,
-            tensors=tuple(tensors),
-            stacked=layered,
-            view=row.view,
-            head=head,
-        )
-        return
-    for layer, names in enumerate(tensors):
-        yield Array(
-            name=row.theirs.replace("#", f"{mark}{layer}"),
-            shape=shape,
-            ours=ours,
-            tensors=(names,),
-            stacked=False,
-            view=row.view,
-            head=head,
-        )
+    yield from decoder.arrays(_language_rows(joint=joint, sandwich=language.sandwich), shapes)

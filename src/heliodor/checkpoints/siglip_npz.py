@@ -1,12 +1,12 @@
-"""SigLIP pairs in big_vision's npz files, one array for each layer.
+"""SigLIP pairs in big_vision's npz files.
 
     params/img/...  the image tower with its pooling head (``MAPHead_0``)
     params/txt/...  the text tower
     params/t, b     logit scale and bias
 
-flax keeps a projection as [in, out], and those of attention with an axis for heads; a
-:class:`Form` says how an array becomes one of our tensors and back. The file holds neither the
-tokenizer nor what is done to pictures; the shapes tell everything else but two things:
+SigLIP's files have one array for each layer, SigLIP 2's one for all layers of a tower; either is
+read. The file holds neither the tokenizer nor what is done to pictures; the shapes tell everything
+else but two things:
 
 - Pictures of 384 pixels in patches of 14 make 27 x 27 patches, as 378 pixels would. 384 is what was
   published, and what is taken.
@@ -18,128 +18,55 @@ Sources: big_vision ``models/proj/image_text/two_towers.py``, ``text_transformer
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from heliodor.checkpoints.files import Replacement
-from heliodor.checkpoints.keymap import KeyMap, Row
-from heliodor.checkpoints.npz import NpzFile, write_npz
+from heliodor.checkpoints.bigvision_arrays import (
+    Opened,
+    check,
+    check_suffix,
+    open_arrays,
+    write_arrays,
+)
+from heliodor.checkpoints.bigvision_layout import (
+    Array,
+    Layers,
+    Row,
+    Shape,
+    Stacking,
+    attention_rows,
+    dense_rows,
+    encoder_rows,
+    leading,
+    mlp_rows,
+    norm_rows,
+    same,
+    vision_rows,
+)
+from heliodor.checkpoints.bigvision_shapes import (
+    Shapes,
+    TowerShapes,
+    infer_vision,
+    single_layers,
+)
 from heliodor.checkpoints.siglip import assemble_pair, pair_shapes
-from heliodor.checkpoints.weights import READABLE, Weight, parse_dtype
-from heliodor.errors import FileFormatError, KeyMismatchError, TokenizerError
+from heliodor.checkpoints.weights import Weight
+from heliodor.errors import ConfigError, KeyMismatchError, TokenizerError
 from heliodor.image import ImageProcessor, Resize
 from heliodor.models.pair import SiglipPair, SiglipPairConfig, SiglipTextConfig
 from heliodor.models.siglip import SiglipVisionConfig
 from heliodor.text.fixed import Cleaning, FixedTokenizer
 
-_ROOT = "params/"
-_TWICE = "txt/Encoder_0/pos_embedding"
-_POSITION = "txt/pos_embedding"
+_POSITION = "text.position"
+_THEIR_POSITION, _TWICE = "txt/pos_embedding", "txt/Encoder_0/pos_embedding"
 _PUBLISHED_SIZES = {(14, 27): 384}
-_LAYER = re.compile(r"(img/Transformer|txt/Encoder_0)/encoderblock_(\d+)/")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Form:
-    """How an array of theirs becomes a tensor of ours, and back.
-
-    Attributes:
-        rank: axes of the array; None where any will do.
-        ours: the array -> our tensor, a view where one is possible.
-        theirs: our tensor and the number of heads -> the array.
-    """
-
-    rank: int | None
-    ours: Callable[[Tensor], Tensor]
-    theirs: Callable[[Tensor, int], Tensor]
-
-
-SAME = Form(rank=None, ours=lambda a: a, theirs=lambda t, _: t)
-KERNEL = Form(rank=2, ours=lambda a: a.T, theirs=lambda t, _: t.T)
-"""[in out] <-> [out in]."""
-LEADING = Form(rank=3, ours=lambda a: a.flatten(0, 1), theirs=lambda t, _: t.unsqueeze(0))
-"""[1 N D] <-> [N D]."""
-PATCH = Form(
-    rank=4, ours=lambda a: a.permute(3, 2, 0, 1), theirs=lambda t, _: t.permute(2, 3, 1, 0)
-)
-"""[P P 3 D] <-> [D 3 P P]."""
-INWARD = Form(
-    rank=3,
-    ours=lambda a: a.flatten(1).T,
-    theirs=lambda t, heads: t.T.reshape(t.shape[1], heads, -1),
-)
-"""Query, key and value: [D heads D/heads] <-> [D D]."""
-INWARD_BIAS = Form(rank=2, ours=lambda a: a.flatten(), theirs=lambda t, heads: t.reshape(heads, -1))
-"""[heads D/heads] <-> [D]."""
-OUTWARD = Form(
-    rank=3,
-    ours=lambda a: a.flatten(0, 1).T,
-    theirs=lambda t, heads: t.T.reshape(heads, -1, t.shape[0]),
-)
-"""The projection behind attention: [heads D/heads D] <-> [D D]."""
-
-
-def _norm(ours: str, theirs: str) -> Iterator[tuple[str, str, Form]]:
-    yield f"{ours}.weight", f"{theirs}/scale", SAME
-    yield f"{ours}.bias", f"{theirs}/bias", SAME
-
-
-def _dense(ours: str, theirs: str) -> Iterator[tuple[str, str, Form]]:
-    yield f"{ours}.weight", f"{theirs}/kernel", KERNEL
-    yield f"{ours}.bias", f"{theirs}/bias", SAME
-
-
-def _attention(ours: str, theirs: str) -> Iterator[tuple[str, str, Form]]:
-    for part, name in (("q", "query"), ("k", "key"), ("v", "value")):
-        yield f"{ours}.{part}.weight", f"{theirs}/{name}/kernel", INWARD
-        yield f"{ours}.{part}.bias", f"{theirs}/{name}/bias", INWARD_BIAS
-    yield f"{ours}.out.weight", f"{theirs}/out/kernel", OUTWARD
-    yield f"{ours}.out.bias", f"{theirs}/out/bias", SAME
-
-
-def _mlp(ours: str, theirs: str) -> Iterator[tuple[str, str, Form]]:
-    yield from _dense(f"{ours}.up", f"{theirs}/MlpBlock_0/Dense_0")
-    yield from _dense(f"{ours}.down", f"{theirs}/MlpBlock_0/Dense_1")
-
-
-def _blocks(ours: str, theirs: str) -> Iterator[tuple[str, str, Form]]:
-    yield from _norm(f"{ours}.norm1", f"{theirs}/LayerNorm_0")
-    yield from _attention(f"{ours}.attention", f"{theirs}/MultiHeadDotProductAttention_0")
-    yield from _norm(f"{ours}.norm2", f"{theirs}/LayerNorm_1")
-    yield from _mlp(f"{ours}.mlp", theirs)
-
-
-TABLE: tuple[tuple[str, str, Form], ...] = (
-    ("vision.patch.weight", "img/embedding/kernel", PATCH),
-    ("vision.patch.bias", "img/embedding/bias", SAME),
-    ("vision.position", "img/pos_embedding", LEADING),
-    *_blocks("vision.blocks.#", "img/Transformer/encoderblock_#"),
-    *_norm("vision.norm", "img/Transformer/encoder_norm"),
-    ("pool.probe", "img/MAPHead_0/probe", SAME),
-    *_attention("pool", "img/MAPHead_0/MultiHeadDotProductAttention_0"),
-    *_norm("pool.norm", "img/MAPHead_0/LayerNorm_0"),
-    *_mlp("pool.mlp", "img/MAPHead_0"),
-    ("text.embedding.weight", "txt/Embed_0/embedding", SAME),
-    ("text.position", _POSITION, LEADING),
-    *_blocks("text.blocks.#", "txt/Encoder_0/encoderblock_#"),
-    *_norm("text.norm", "txt/Encoder_0/encoder_norm"),
-    *_dense("text.head", "txt/head"),
-    ("logit_scale", "t", SAME),
-    ("logit_bias", "b", SAME),
-)
-"""Our name, theirs without ``params/``, and the form."""
-
-SIGLIP_NPZ = KeyMap(
-    rows=tuple(Row(ours, theirs) for ours, theirs, _ in TABLE), tied=(), prefixes={}
-)
-_FORMS = {ours: form for ours, _, form in TABLE}
+_SECOND_VOCABULARY = 256_000  # Gemma's, which SigLIP 2 has
+_NORM_EPS = 1e-6
+_TOKENIZERS = ("spiece.model", "tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +74,7 @@ class SiglipNpzCheckpoint:
     """One of big_vision's npz files.
 
     Attributes:
-        path: the file.
+        path: the file, or where its pieces lie.
         source: what the user asked for.
     """
 
@@ -164,18 +91,16 @@ class SiglipNpzCheckpoint:
             FileFormatError: the npz is broken.
             KeyMismatchError: it is not one of a SigLIP pair.
         """
-        return npz_config({name: w.shape for name, w in _arrays(self.path).items()}, self.path)
+        return npz_config(open_arrays(self.path).shapes, self.path)
 
     def weights(self) -> dict[str, Weight]:
-        """The tensors by our names, checked against what the shapes told."""
-        arrays = _arrays(self.path)
-        config = npz_config({name: weight.shape for name, weight in arrays.items()}, self.path)
-        found = {name: _ours(name, weight) for name, weight in arrays.items() if name != _TWICE}
-        if _TWICE in arrays:
-            found[_POSITION] = _added(found[_POSITION], arrays[_TWICE])
-        shapes = {name: weight.shape for name, weight in found.items()}
-        match = SIGLIP_NPZ.match(pair_shapes(config), shapes, self.path)
-        return {ours: found[theirs] for ours, theirs in match.source.items()}
+        """The tensors by our names, checked against what the shapes told, none of them read.
+
+        Raises:
+            FileFormatError: the file is broken or of a type that is not read.
+            KeyMismatchError: names or shapes are not those of a SigLIP pair.
+        """
+        return _weights(open_arrays(self.path), self.path)
 
     def load(
         self, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
@@ -189,17 +114,18 @@ class SiglipNpzCheckpoint:
         """There is none in the file: one that lies beside it, if any.
 
         Raises:
-            TokenizerError: no ``spiece.model`` there.
+            TokenizerError: none lies there.
         """
-        beside = self.path.parent / "spiece.model"
-        if not beside.is_file():
-            raise TokenizerError(
-                f"{self.path} carries no tokenizer, as no npz does: pass tokenizer=<path to "
-                "SigLIP's SentencePiece model>, or put it beside the npz as spiece.model"
-            )
-        length = self.config().text.length
-        return FixedTokenizer.from_file(
-            beside, length=length, cleaning=self.cleaning if cleaning is None else cleaning
+        cleaning = self.cleaning if cleaning is None else cleaning
+        for name in _TOKENIZERS:
+            beside = self.path.parent / name
+            if beside.is_file():
+                length = self.config().text.length
+                return FixedTokenizer.from_file(beside, length=length, cleaning=cleaning)
+        raise TokenizerError(
+            f"{self.path} carries no tokenizer, as no npz does: pass tokenizer=<path to SigLIP's "
+            "SentencePiece model, or Gemma's for SigLIP 2>, or put it beside the npz as "
+            f"{_TOKENIZERS[0]}"
         )
 
     def processor(self) -> ImageProcessor:
@@ -207,7 +133,7 @@ class SiglipNpzCheckpoint:
         return ImageProcessor(size=self.config().vision.image_size, resize=Resize.BIG_VISION)
 
 
-def npz_config(shapes: Mapping[str, tuple[int, ...]], path: Path) -> SiglipPairConfig:
+def npz_config(shapes: Mapping[str, Shape], path: Path) -> SiglipPairConfig:
     """A configuration from the shapes of a file's arrays.
 
     Args:
@@ -215,167 +141,157 @@ def npz_config(shapes: Mapping[str, tuple[int, ...]], path: Path) -> SiglipPairC
         path: for messages.
 
     Raises:
-        KeyMismatchError: an array that tells a size is missing or of another rank.
+        KeyMismatchError: an array that tells a size is missing or of another rank, or shapes that
+            no pair has.
     """
-    seen = _Seen(shapes, path)
-    patch, _, _, width = seen("img/embedding/kernel", 4)
-    grid = math.isqrt(seen("img/pos_embedding", 3)[1])
-    _, length, text_width = seen(_POSITION, 3)
-    size = _PUBLISHED_SIZES.get((patch, grid), patch * grid)
-    vision, text = "img/Transformer", "txt/Encoder_0"
-    out_width = seen("txt/head/kernel", 2)[1]
-    return SiglipPairConfig(
-        vision=SiglipVisionConfig(
-            image_size=size,
-            patch_size=patch,
-            width=width,
-            depth=seen.depth(vision),
-            num_heads=seen.heads(vision),
-            mlp_width=seen.mlp_width(vision),
-        ),
-        text=SiglipTextConfig(
-            vocab_size=seen("txt/Embed_0/embedding", 2)[0],
-            length=length,
-            width=text_width,
-            depth=seen.depth(text),
-            num_heads=seen.heads(text),
-            mlp_width=seen.mlp_width(text),
-            out_width=None if out_width == text_width else out_width,
-        ),
+    seen = Shapes(found=shapes, path=path, family="SigLIP pair")
+    stacking = _stacking(shapes)
+    text = TowerShapes(shapes=seen, base="txt/Encoder_0/encoderblock", stacked=stacking.language)
+    try:
+        vision = infer_vision(seen, stacked=stacking.vision)
+        depth, num_heads, mlp_width = text.encoder()
+        _, length, width = seen.of(_THEIR_POSITION, 3)
+        out_width = seen.of("txt/head/kernel", 2)[1]
+        return SiglipPairConfig(
+            vision=replace(vision, image_size=_published(vision)),
+            text=SiglipTextConfig(
+                vocab_size=seen.of("txt/Embed_0/embedding", 2)[0],
+                length=length,
+                width=width,
+                depth=depth,
+                num_heads=num_heads,
+                mlp_width=mlp_width,
+                out_width=None if out_width == width else out_width,
+            ),
+        )
+    except ConfigError as error:
+        raise KeyMismatchError(f"{path}: {error}") from error
+
+
+def _stacking(shapes: Mapping[str, Shape]) -> Stacking:
+    return Stacking(
+        vision=not single_layers(shapes, "img/Transformer/encoderblock_"),
+        language=not single_layers(shapes, "txt/Encoder_0/encoderblock_"),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """The shapes of a file, asked one by one."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    path: Path
-
-    def __call__(self, name: str, rank: int) -> tuple[int, ...]:
-        shape = self.shapes.get(name)
-        if shape is not None and len(shape) == rank and all(shape):
-            return shape
-        came = "is missing" if shape is None else f"has the shape {list(shape)}"
-        stacked = any("/encoderblock/" in other for other in self.shapes)
-        hint = (
-            "its layers are stacked, as those of SigLIP 2 and PaliGemma are; only SigLIP's files "
-            "with one array for each layer are read here"
-            if stacked
-            else f"expected {rank} axes: a pair of towers from big_vision's SigLIP"
-        )
-        raise KeyMismatchError(f"{self.path}: {_ROOT}{name} {came}; {hint}")
-
-    def depth(self, tower: str) -> int:
-        """Layers of a tower."""
-        found = (_LAYER.match(name) for name in self.shapes)
-        return len({match[2] for match in found if match and match[1] == tower})
-
-    def heads(self, tower: str) -> int:
-        """Heads of a tower's first layer."""
-        name = f"{tower}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
-        return self(name, 3)[1]
-
-    def mlp_width(self, tower: str) -> int:
-        """Inner width of a tower's first layer."""
-        return self(f"{tower}/encoderblock_0/MlpBlock_0/Dense_0/kernel", 2)[1]
+def _published(vision: SiglipVisionConfig) -> int:
+    """The size of pictures that make so many patches."""
+    patch = vision.patch_size
+    grid = vision.image_size // patch
+    return _PUBLISHED_SIZES.get((patch, grid), patch * grid)
 
 
-def _arrays(path: Path) -> dict[str, Weight]:
-    """The arrays of a file by their names without ``params/``."""
-    file = NpzFile(path)
-    found: dict[str, Weight] = {}
-    for name, entry in file.entries.items():
-        if entry.dtype not in READABLE:
-            raise FileFormatError(f"{path}: {name} is stored as {entry.dtype}, which is no weight")
-        found[name.removeprefix(_ROOT)] = Weight(
-            name=name,
-            dtype=entry.dtype,
-            shape=entry.shape,
-            read=partial(file.read, name),
-            release=partial(file.release, name),
-        )
+def pair_arrays(config: SiglipPairConfig, stacking: Stacking) -> Iterator[Array]:
+    """All arrays of a pair; ``stacking.language`` is that of the text tower."""
+    shapes = pair_shapes(config)
+    vision, text = config.vision, config.text
+    towers = (
+        (vision.depth, vision.width // vision.num_heads, stacking.vision, _image_rows()),
+        (text.depth, text.width // text.num_heads, stacking.language, _text_rows()),
+    )
+    for depth, head, stacked, rows in towers:
+        layers = Layers(mark="_", depth=depth, head=head, stacked=stacked)
+        yield from layers.arrays(rows, shapes)
+
+
+def _image_rows() -> Iterator[Row]:
+    yield from vision_rows()
+    yield Row("img/MAPHead_0/probe", ("pool.probe",), same)
+    yield from attention_rows("img/MAPHead_0", "pool")
+    yield from norm_rows("img/MAPHead_0/LayerNorm_0", "pool.norm")
+    yield from mlp_rows("img/MAPHead_0", "pool.mlp")
+
+
+def _text_rows() -> Iterator[Row]:
+    yield Row("txt/Embed_0/embedding", ("text.embedding.weight",), same)
+    yield Row(_THEIR_POSITION, (_POSITION,), leading)
+    yield from encoder_rows("txt/Encoder_0", "text")
+    yield from dense_rows("txt/head", "text.head")
+    yield Row("t", ("logit_scale",), same)
+    yield Row("b", ("logit_bias",), same)
+
+
+def _weights(opened: Opened, path: Path) -> dict[str, Weight]:
+    config = npz_config(opened.shapes, path)
+    try:
+        layout = tuple(pair_arrays(config, _stacking(opened.shapes)))
+    except (RuntimeError, OverflowError) as error:
+        raise KeyMismatchError(f"{path}: no machine holds the sizes of its arrays") from error
+    second = [
+        replace(array, name=_TWICE)
+        for array in layout
+        if array.name == _THEIR_POSITION and _TWICE in opened.shapes
+    ]
+    check((*layout, *second), opened.shapes, path, "SigLIP pair")
+    found = opened.weights(layout)
+    for more in opened.weights(second).values():
+        found[_POSITION] = _added(found[_POSITION], more)
     return found
-
-
-def _ours(name: str, weight: Weight) -> Weight:
-    """An array in our shape; one that has no row, or another rank, stays as it is."""
-    ours = SIGLIP_NPZ.to_ours(name)
-    if ours is None:
-        return weight
-    form = _FORMS[re.sub(r"\.\d+\.", ".#.", ours)]
-    if form.rank not in (None, len(weight.shape)):
-        return weight
-    shape = tuple(form.ours(torch.empty(weight.shape, device="meta")).shape)
-    return Weight(
-        name=weight.name,
-        dtype=weight.dtype,
-        shape=shape,
-        read=lambda: form.ours(weight.read()),
-        release=weight.release,
-    )
 
 
 def _added(position: Weight, more: Weight) -> Weight:
     """The text's positions, where a file holds them in two parts."""
-    if more.shape != (1, *position.shape):
-        return position
     return Weight(
         name=position.name,
-        dtype=position.dtype,
+        dtype=torch.promote_types(position.dtype, more.dtype),
         shape=position.shape,
-        read=lambda: position.read() + more.read().squeeze(0),
+        read=lambda: position.read() + more.read(),
     )
 
 
 def save_pair_npz(
     model: SiglipPair, path: str | Path, *, dtype: str | torch.dtype | None = None
 ) -> None:
-    """Write one npz file in big_vision's names and shapes, whole or not at all.
+    """Write one npz file that big_vision loads, whole or not at all.
+
+    Layers are kept as in the published files: stacked where the vocabulary is Gemma's, as in
+    SigLIP 2, otherwise one by one. big_vision's loader turns one into the other for the image tower
+    alone; the text tower must be configured as the file is (``scan``).
 
     Args:
         model: the network.
-        path: the file.
+        path: ``x.npz``; a file that is there is replaced.
         dtype: of the arrays; None keeps the model's.
 
     Raises:
-        CheckpointError: the disk is full, or a value does not fit ``dtype``.
-        ConfigError: an unknown type.
-        FileFormatError: a name that does not end in ``.npz``.
-        KeyMismatchError: a layer norm whose epsilon the format cannot say.
+        CheckpointError: the disk is full, or a value does not fit ``dtype``; what was there before
+            is as it was.
+        ConfigError: an unknown type, another suffix, or a model that the format would make another
+            of.
+    """
+    write_pair_npz(model.config, model.state_dict(), path, dtype=dtype)
+
+
+def write_pair_npz(
+    config: SiglipPairConfig,
+    state: Mapping[str, Tensor | Weight],
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+) -> None:
+    """Write an npz from tensors by our names, in memory or in other files.
+
+    Arguments and errors are those of :func:`save_pair_npz`.
     """
     path = Path(path)
-    if path.suffix != ".npz":
-        raise FileFormatError(f"{path} must end in .npz: big_vision's format is one file")
-    _check_expressible(model.config, path)
-    heads = {"text": model.config.text.num_heads, "vision": model.config.vision.num_heads}
-    arrays = {
-        _ROOT + SIGLIP_NPZ.to_theirs(ours): partial(
-            _theirs, ours, tensor, heads["text" if ours.startswith("text.") else "vision"]
-        )
-        for ours, tensor in model.state_dict().items()
-    }
-    with Replacement(path.parent) as new:
-        write_npz(new, path.name, arrays, None if dtype is None else parse_dtype(dtype))
+    check_suffix(path)
+    _check_expressible(config, path)
+    stacked = config.text.vocab_size == _SECOND_VOCABULARY
+    layout = pair_arrays(config, Stacking(vision=stacked, language=stacked))
+    write_arrays(layout, state, path, dtype=dtype)
 
 
 def _check_expressible(config: SiglipPairConfig, path: Path) -> None:
     """What a file cannot say must be what its readers take for granted."""
-    if {config.vision.norm_eps, config.text.norm_eps} != {1e-6}:
-        raise KeyMismatchError(
-            f"{path}: layer norms with epsilons {config.vision.norm_eps} and "
-            f"{config.text.norm_eps} cannot be written, the format knows 1e-6 alone"
-        )
-    patch = config.vision.patch_size
-    grid = config.vision.image_size // patch
-    told = _PUBLISHED_SIZES.get((patch, grid), patch * grid)
-    if config.vision.image_size != told:
-        raise KeyMismatchError(
-            f"{path}: pictures of {config.vision.image_size} pixels would be read back as {told}; "
-            "the format holds the number of patches alone"
-        )
-
-
-def _theirs(ours: str, tensor: Tensor, heads: int) -> Tensor:
-    form = _FORMS[re.sub(r"\.\d+\.", ".#.", ours)]
-    return form.theirs(tensor, heads)
+    pairs = {
+        "vision.norm_eps": (config.vision.norm_eps, _NORM_EPS),
+        "text.norm_eps": (config.text.norm_eps, _NORM_EPS),
+        "vision.image_size": (config.vision.image_size, _published(config.vision)),
+    }
+    for name, (value, granted) in pairs.items():
+        if value != granted:
+            raise ConfigError(
+                f"{path} cannot hold this model: its {name} is {value}, and a big_vision file, "
+                f"which does not state it, means {granted}. Save as 'transformers' or 'native'"
+            )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests import tiny
+from tests.peak import loading
 
 from heliodor.checkpoints import bigvision
 from heliodor.checkpoints.bigvision import BigVisionCheckpoint
@@ -348,20 +347,6 @@ def test_the_tokenizer_lies_beside_the_file_and_the_size_in_the_positions(tmp_pa
     assert checkpoint.processor(64).size == 64
 
 
-SCRIPT = """
-import sys, torch
-from pathlib import Path
-from heliodor.checkpoints.bigvision import load
-def peak():
-    status = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
-torch.ones(4, 4).to(getattr(torch, sys.argv[2])).float() @ torch.ones(4, 4)  # torch's own first use
-before = peak()
-model = load(sys.argv[1], dtype=sys.argv[2])
-print(before, peak(), sum(p.numel() * p.element_size() for p in model.parameters()))
-"""
-
-
 @pytest.fixture(scope="module")
 def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 MB of float32 in six layers; the table comes before them, as in published files."""
@@ -382,12 +367,9 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [("stored", "float32"), ("stored", "bfloat16"), ("deflated", "float32")],
 )
 def test_the_peak_is_little_above_the_weights(heavy: Path, name: str, dtype: str) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(heavy / f"{name}.npz"), dtype]
-    # glibc keeps freed blocks below a threshold that it moves by itself, up to 32 MB: more than any
-    # tensor of this small model. With a fixed one, what is measured is what is held.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    before, after, weights = map(int, out.stdout.split())
+    call = "load(sys.argv[1], dtype=sys.argv[2])"
+    path = heavy / f"{name}.npz"
+    grown, weights = loading(path, dtype, module="bigvision", load="load", call=call)
     assert weights > 25e6
     unpacked = 12 * 2**20 if name == "deflated" else 0  # one layer
-    assert after - before < 1.15 * weights + 8 * 2**20 + unpacked
+    assert grown < 1.15 * weights + 8 * 2**20 + unpacked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,22 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests import tiny
+from tests.peak import loading
 from tests.sentences import write_spiece
 
-from heliodor.checkpoints.siglip_npz import SiglipNpzCheckpoint, npz_config, save_pair_npz
-from heliodor.errors import FileFormatError, KeyMismatchError, TokenizerError
+from heliodor.checkpoints.bigvision_arrays import write_arrays
+from heliodor.checkpoints.bigvision_layout import Stacking
+from heliodor.checkpoints.siglip import pair_shapes
+from heliodor.checkpoints.siglip_npz import (
+    SiglipNpzCheckpoint,
+    npz_config,
+    pair_arrays,
+    save_pair_npz,
+    write_pair_npz,
+)
+from heliodor.errors import ConfigError, KeyMismatchError, TokenizerError
 from heliodor.image import Resize
-from heliodor.models.pair import SiglipPair
+from heliodor.models.pair import SiglipPair, SiglipPairConfig
 from heliodor.see.pair import load_siglip
 from heliodor.text.fixed import Cleaning
 
@@ -187,6 +198,7 @@ def test_sizes_that_were_published() -> None:
             block = f"{tower}/encoderblock_{layer}"
             shapes[f"{block}/MultiHeadDotProductAttention_0/query/kernel"] = (1152, 16, 72)
             shapes[f"{block}/MlpBlock_0/Dense_0/kernel"] = (1152, 4304)
+            shapes[f"{block}/LayerNorm_0/scale"] = (1152,)
     large = npz_config(shapes, Path("so400m.npz"))
     assert (large.vision.image_size, large.vision.num_tokens) == (384, 729)
     assert (large.vision.depth, large.text.depth, large.text.num_heads) == (27, 27, 16)
@@ -200,8 +212,9 @@ def test_sizes_that_were_published() -> None:
 def test_an_array_missing_and_one_too_many_are_told(path: Path, tmp_path: Path) -> None:
     arrays = {f"params/{name}": value for name, value in stored(path).items()}
     del arrays["params/txt/head/bias"]
-    write(tmp_path / "less.npz", arrays | {"extra": np.zeros(3, np.float32)})
-    with pytest.raises(KeyMismatchError, match=r"(?s)text.head.bias.*unknown.*extra"):
+    write(tmp_path / "less.npz", arrays | {"params/txt/more": np.zeros(3, np.float32)})
+    told = r"(?s)not those of a SigLIP pair.*missing.*txt/head/bias.*unknown.*txt/more"
+    with pytest.raises(KeyMismatchError, match=told):
         SiglipNpzCheckpoint(path=tmp_path / "less.npz", source="").load()
 
 
@@ -213,32 +226,56 @@ def test_an_array_of_another_shape_is_told(path: Path, tmp_path: Path) -> None:
         SiglipNpzCheckpoint(path=tmp_path / "bad.npz", source="").load()
 
 
-def test_stacked_layers_are_told(tmp_path: Path) -> None:
-    write(
-        tmp_path / "stacked.npz",
-        {
-            "params/img/embedding/kernel": np.zeros((8, 8, 3, 24), np.float32),
-            "params/img/Transformer/encoderblock/LayerNorm_0/scale": np.zeros((2, 24), np.float32),
-        },
-    )
-    with pytest.raises(KeyMismatchError, match="stacked"):
-        SiglipNpzCheckpoint(path=tmp_path / "stacked.npz", source="").config()
+def test_what_a_training_run_saves_beside_the_model_is_passed_over(
+    path: Path, tmp_path: Path
+) -> None:
+    arrays: Arrays = {f"params/{name}": value for name, value in stored(path).items()}
+    state = {"opt/0/count": np.zeros((), np.int32), "opt/0/mu/t": np.ones(1, np.float32)}
+    other = write(tmp_path / "run.npz", arrays | state)
+    found = SiglipNpzCheckpoint(path=other, source="").load().state_dict()
+    for name, value in pair().state_dict().items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("tower", ["img", "txt"])
+def test_either_tower_may_be_stacked(path: Path, tmp_path: Path, tower: str) -> None:
+    arrays = stored(path)
+    base = {"img": "img/Transformer/encoderblock", "txt": "txt/Encoder_0/encoderblock"}[tower]
+    for end in [n.removeprefix(f"{base}_0/") for n in arrays if n.startswith(f"{base}_0/")]:
+        layers = [arrays.pop(f"{base}_{layer}/{end}") for layer in range(2)]
+        arrays[f"{base}/{end}"] = np.stack(layers)
+    other = write(tmp_path / "other.npz", {f"params/{n}": value for n, value in arrays.items()})
+    checkpoint = SiglipNpzCheckpoint(path=other, source="")
+    assert checkpoint.config() == pair().config
+    found = checkpoint.load().state_dict()
+    for name, value in pair().state_dict().items():
+        assert torch.equal(found[name], value), name
+
+
+def test_layers_are_stacked_with_the_vocabulary_of_siglip_2(tmp_path: Path) -> None:
+    text = replace(tiny.TEXT, vocab_size=256_000, width=4, num_heads=2, depth=3, out_width=24)
+    save_pair_npz(tiny.pair(text=text), tmp_path / "second.npz", dtype="bfloat16")
+    with np.load(tmp_path / "second.npz") as file:
+        assert file["params/txt/Encoder_0/encoderblock/LayerNorm_0/scale"].shape == (3, 4)
+        assert file["params/img/Transformer/encoderblock/LayerNorm_0/scale"].shape == (2, 24)
+    checkpoint = SiglipNpzCheckpoint(path=tmp_path / "second.npz", source="")
+    assert checkpoint.config().text == text
 
 
 def test_a_paligemma_is_told(tmp_path: Path) -> None:
     write(tmp_path / "other.npz", {"params/llm/final_norm/scale": np.zeros(4, np.float32)})
-    with pytest.raises(KeyMismatchError, match=r"img/embedding/kernel is missing"):
+    with pytest.raises(KeyMismatchError, match=r"no array img/embedding/kernel: it is no SigLIP"):
         SiglipNpzCheckpoint(path=tmp_path / "other.npz", source="").config()
 
 
 def test_what_the_format_cannot_say_is_not_written(tmp_path: Path) -> None:
     odd = tiny.pair(replace(tiny.VISION, norm_eps=1e-5))
-    with pytest.raises(KeyMismatchError, match="epsilons"):
+    with pytest.raises(ConfigError, match=r"vision\.norm_eps is 1e-05"):
         save_pair_npz(odd, tmp_path / "odd.npz")
     cut = tiny.pair(replace(tiny.VISION, image_size=35))
-    with pytest.raises(KeyMismatchError, match="read back as 32"):
+    with pytest.raises(ConfigError, match=r"image_size is 35, .* means 32"):
         save_pair_npz(cut, tmp_path / "cut.npz")
-    with pytest.raises(FileFormatError, match=r"must end in \.npz"):
+    with pytest.raises(ConfigError, match=r"must end in \.npz"):
         save_pair_npz(tiny.pair(), tmp_path / "pair.bin")
     assert list(tmp_path.iterdir()) == []
 
@@ -258,3 +295,34 @@ def test_the_tokenizer_is_asked_for_or_lies_beside(path: Path, tmp_path: Path) -
     assert given.tokenizer.encode("A cat!") == beside.tokenizer.encode("A cat!")
     other = load_siglip(path, cleaning=Cleaning.TRANSFORMERS)
     assert other.tokenizer.encode("A cat!") != beside.tokenizer.encode("A cat!")
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """70 MB of float32, two fifths of them in the table."""
+    wide = {"width": 512, "depth": 2, "num_heads": 8, "mlp_width": 1024}
+    config = SiglipPairConfig(
+        vision=replace(tiny.VISION, **wide), text=replace(tiny.TEXT, vocab_size=14000, **wide)
+    )
+    state = {name: torch.full(shape, 0.5) for name, shape in pair_shapes(config).items()}
+    folder = tmp_path_factory.mktemp("heavy")
+    write_pair_npz(config, state, folder / "single.npz")
+    write_arrays(pair_arrays(config, Stacking()), state, folder / "stacked.npz", dtype=None)
+    with np.load(folder / "single.npz") as file:
+        np.savez_compressed(folder / "deflated.npz", **{n: file[n] for n in file.files})
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("single", "float32"), ("stacked", "bfloat16"), ("deflated", "bfloat16")],
+)
+def test_the_peak_is_little_above_the_weights(heavy: Path, name: str, dtype: str) -> None:
+    call = "load(path=Path(sys.argv[1]), source='').load(dtype=sys.argv[2])"
+    path = heavy / f"{name}.npz"
+    grown, weights = loading(
+        path, dtype, module="siglip_npz", load="SiglipNpzCheckpoint", call=call
+    )
+    assert weights > 30e6
+    assert grown < 1.15 * weights + 8 * 2**20
