@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+import tokenizers
 from tests.sentences import spiece, write_spiece
 
 from heliodor import zoo
@@ -113,6 +114,17 @@ def test_a_gemma_vocabulary_has_siglip_2s_rules(tmp_path: Path) -> None:
         gemma.eos,
         *[gemma.pad] * (15 - len(words)),
     ]
+
+
+def test_gemmas_tag_for_struck_out_text_ends_no_text(tmp_path: Path) -> None:
+    """The published vocabulary has </s>, as one of many HTML tags."""
+    vocabulary = tokenizers.Tokenizer.from_file(str(zoo.TOKENIZER))
+    vocabulary.add_tokens(["</s>"])
+    vocabulary.save(str(tmp_path / "tokenizer.json"))
+    found = FixedTokenizer.from_file(tmp_path / "tokenizer.json", length=16)
+    gemma = Tokenizer.from_file(zoo.TOKENIZER)
+    assert vocabulary.token_to_id("</s>") not in (gemma.eos, gemma.pad)
+    assert (found.cleaning, found.eos, found.pad) == (Cleaning.LOWER, gemma.eos, gemma.pad)
 
 
 def test_a_folder_says_its_rules(tmp_path: Path) -> None:

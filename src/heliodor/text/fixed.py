@@ -114,7 +114,7 @@ class FixedTokenizer:
             TokenizerError: it lacks these pieces.
         """
         if ends is None:
-            ends = _GEMMA_ENDS if pieces.find("</s>") is None else _SIGLIP_ENDS
+            ends = _GEMMA_ENDS if _is_gemma(pieces) else _SIGLIP_ENDS
         self._pieces = pieces
         self._ends = ends
         self._source = source
@@ -296,6 +296,11 @@ def _token(value: Any) -> str | None:
     return content if isinstance(content, str) else None
 
 
+def _is_gemma(pieces: Pieces) -> bool:
+    """Gemma's vocabulary has ``</s>`` too, as the end of struck-out text in HTML."""
+    return pieces.find(_GEMMA_ENDS[0]) is not None
+
+
 def _cleaning(config: dict[str, Any], pieces: Pieces, path: Path) -> Cleaning:
     named = config.get(_KEY)
     if named is not None:
@@ -306,7 +311,7 @@ def _cleaning(config: dict[str, Any], pieces: Pieces, path: Path) -> Cleaning:
             raise TokenizerError(
                 f"{path.parent / CONFIG}: {_KEY} is {named!r}, expected one of {known}"
             ) from None
-    if pieces.find("</s>") is None:
+    if _is_gemma(pieces):
         return Cleaning.LOWER
     lower = config.get("do_lower_case", True) is not False
     return Cleaning.TRANSFORMERS if lower else Cleaning.TRANSFORMERS_CASED
