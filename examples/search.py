@@ -1,7 +1,8 @@
 """Find pictures by words: python examples/search.py MODEL FOLDER "a red tulip" [more queries].
 
-The first search embeds the folder into FOLDER/vectors.npy (as `heliodor embed` does); later ones
-read it again. Delete the file when the pictures change.
+The first search embeds the pictures of the folder, not those of its subfolders, into
+FOLDER/vectors.npy; later ones with the same model read it again. Delete the file when the pictures
+change.
 """
 
 import sys
@@ -17,9 +18,9 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 def index(pair: heliodor.ImageTextModel, folder: Path, model: str) -> Vectors:
-    """The folder's pictures as unit vectors, embedded once."""
+    """The folder's pictures as unit vectors, embedded once for each model."""
     file = folder / "vectors.npy"
-    if not file.exists():
+    if not file.exists() or read_vectors(file).model != model:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
         with writing(file, width=pair.width, kind="image", model=model) as out:
             for path in paths:
