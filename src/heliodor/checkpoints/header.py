@@ -102,6 +102,12 @@ def _metadata(value: object, path: Path) -> dict[str, str]:
     strings = {name: text for name, text in pairs.items() if isinstance(text, str)}
     if strings.keys() != pairs.keys():
         raise FileFormatError(f"the __metadata__ of {path} must map strings to strings")
+    try:
+        "".join((*strings, *strings.values())).encode()
+    except UnicodeEncodeError as error:
+        raise FileFormatError(
+            f"the __metadata__ of {path} holds half a surrogate pair, which is no text"
+        ) from error
     return strings
 
 

@@ -165,7 +165,8 @@ def matched(
             for what, found in faults.items()
             if found
         ]
+        text = "; ".join(said).encode("utf-8", "backslashreplace").decode()
         raise KeyMismatchError(
-            f"the tensors of {path} are not those that its config asks for. {'; '.join(said)}"
+            f"the tensors of {path} are not those that its config asks for. {text}"
         )
     return {name: found[name] for name in wanted}

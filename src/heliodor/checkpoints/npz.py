@@ -333,6 +333,6 @@ def _shaped(
     if not math.prod(shape):
         return torch.empty(shape, dtype=dtype)
     typed = values.view(dtype)
-    if not fortran:
+    if not fortran or not shape:
         return typed.reshape(shape)
     return typed.reshape(shape[::-1]).permute(*reversed(range(len(shape))))

@@ -32,13 +32,13 @@ def read_record(kind: type[Record], values: object, where: str) -> Record:
         ConfigError: a field unknown, missing, of another type or out of range.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where.rstrip('.')} is {str(values)[:80]}; expected an object")
+        raise ConfigError(f"{where.rstrip('.')} is {_told(values)}; expected an object")
     given = cast("dict[str, Any]", values)
     known = {field.name: field for field in fields(cast("Any", kind))}
     unknown = sorted(given.keys() - known.keys())
     if unknown:
         raise ConfigError(
-            f"{where}{unknown[0][:80]} is unknown: a later release wrote it? Update heliodor"
+            f"{where}{_told(unknown[0])} is unknown: a later release wrote it? Update heliodor"
         )
     types_of = get_type_hints(kind)
     read: dict[str, Any] = {}
@@ -50,6 +50,11 @@ def read_record(kind: type[Record], values: object, where: str) -> Record:
     return kind(**read)
 
 
+def _told(value: object) -> str:
+    """What came, as text that can be printed."""
+    return str(value)[:80].encode("utf-8", "backslashreplace").decode()
+
+
 def _value(kind: Any, value: object, name: str, where: str) -> Any:
     """One field's value, checked against its annotation."""
     if get_origin(kind) is types.UnionType:
@@ -58,11 +63,10 @@ def _value(kind: Any, value: object, name: str, where: str) -> Any:
         kind = next(choice for choice in get_args(kind) if choice is not types.NoneType)
         return _number(kind, value, name, where, least=0)
     if get_origin(kind) is tuple:
-        came = str(value)[:80]
         items: list[object] = cast("list[object]", value) if isinstance(value, list) else []
         wanted = get_args(kind)
         if len(items) != len(wanted):
-            raise ConfigError(f"{where}{name} is {came}; expected {len(wanted)} numbers")
+            raise ConfigError(f"{where}{name} is {_told(value)}; expected {len(wanted)} numbers")
         pairs = zip(wanted, items, strict=True)
         return tuple(_number(each, item, name, where, least=1) for each, item in pairs)
     if is_dataclass(kind):

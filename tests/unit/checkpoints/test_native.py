@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests import tiny
+from tests import hostile, tiny
 
 import heliodor
 from heliodor import zoo
@@ -223,3 +223,21 @@ def test_a_processor_of_another_size_is_refused(saved: Path, tmp_path: Path) -> 
     path = rewritten(saved, tmp_path / NAME, processor=json.dumps(values))
     with pytest.raises(ConfigError, match=r"makes pictures of 40 pixels, its config .* 32"):
         heliodor.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heliodor.config": "\ud800"}, "holds half a surrogate pair, which is no text"),
+        ({"\ud800": "x"}, "holds half a surrogate pair, which is no text"),
+        ({"heliodor.config": r'{"\ud800": 1}'}, r"config\.\\ud800 is unknown"),
+        ({"heliodor.config": r'{"vision": "\ud800"}'}, r"config\.vision is \\ud800; expected"),
+    ],
+)
+def test_half_a_character_is_refused_in_a_message_that_can_be_printed(
+    tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    (tmp_path / NAME).write_bytes(hostile.with_strings(hostile.native(), changes))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_checkpoint(tmp_path / NAME).load()
+    assert str(caught.value).encode()
