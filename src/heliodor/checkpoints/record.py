@@ -63,10 +63,11 @@ def _value(kind: Any, value: object, name: str, where: str) -> Any:
         kind = next(choice for choice in get_args(kind) if choice is not types.NoneType)
         return _number(kind, value, name, where, least=0)
     if get_origin(kind) is tuple:
+        came = _told(value)
         items: list[object] = cast("list[object]", value) if isinstance(value, list) else []
         wanted = get_args(kind)
         if len(items) != len(wanted):
-            raise ConfigError(f"{where}{name} is {_told(value)}; expected {len(wanted)} numbers")
+            raise ConfigError(f"{where}{name} is {came}; expected {len(wanted)} numbers")
         pairs = zip(wanted, items, strict=True)
         return tuple(_number(each, item, name, where, least=1) for each, item in pairs)
     if is_dataclass(kind):

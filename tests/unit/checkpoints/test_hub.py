@@ -239,7 +239,8 @@ def test_inspect_of_a_file_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "has not been fetched" in facts["odd"][0]
     with pytest.raises(ConfigError, match=r"has no file c\.npz: it has a\.f16\.npz, a\.npz, b"):
         describe(f"{NAME}/c.npz")
-    np.savez(tmp_path / "a.npz", **{"params/llm/final_norm/scale": np.zeros(4, np.float32)})
+    arrays: dict[str, Any] = {"params/llm/final_norm/scale": np.zeros(4, np.float32)}
+    np.savez(tmp_path / "a.npz", **arrays)
     facts = describe(f"{NAME}/a.npz")
     assert (facts["family"], facts["files"], facts["complete"]) == ("PaliGemma", ["a.npz"], False)
 
