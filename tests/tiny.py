@@ -13,6 +13,8 @@ from PIL import Image
 from torch import nn
 
 from heliodor import zoo
+from heliodor.checkpoints import open_checkpoint
+from heliodor.checkpoints.transformers import TransformersCheckpoint
 from heliodor.image import ImageProcessor
 from heliodor.models.gemma import Gemma, GemmaConfig
 from heliodor.models.maskcodec import MaskCodec, MaskCodecConfig
@@ -161,3 +163,10 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference over the largest expected magnitude."""
     assert found.shape == expected.shape
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def opened(folder: Path) -> TransformersCheckpoint:
+    """The PaliGemma in transformers layout that lies in a folder."""
+    found = open_checkpoint(folder)
+    assert isinstance(found, TransformersCheckpoint)
+    return found

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tests.tiny import opened
 
 import heliodor
-from heliodor.checkpoints import open_checkpoint
 from heliodor.checkpoints.keymap import HUB, PALIGEMMA, TRANSFORMERS_5, Spelling
 from heliodor.checkpoints.transformers import save
 from heliodor.image import ImageProcessor, open_image
@@ -127,7 +127,7 @@ def their_answer(folder: Path, picture: Image.Image) -> tuple[list[int], torch.T
 @torch.no_grad()
 def our_answer(folder: Path, picture: Image.Image) -> tuple[list[int], torch.Tensor, str]:
     """The same three through our own files."""
-    checkpoint = open_checkpoint(folder)
+    checkpoint = opened(folder)
     network, tokenizer = checkpoint.load(), checkpoint.tokenizer()
     pixels = torch.from_numpy(checkpoint.processor()([open_image(picture)]))
     ids = tokenizer.encode_prefix(PROMPT)
@@ -170,7 +170,7 @@ def test_what_we_save_transformers_loads(
         spelling=spelling,
     )
     theirs = their_model(tmp_path)
-    assert_same_tensors(open_checkpoint(tmp_path).load(), theirs)
+    assert_same_tensors(opened(tmp_path).load(), theirs)
     assert theirs.dtype == getattr(torch, dtype), "config.json names the dtype of the files"
     text = theirs.config.text_config
     assert text.rope_parameters["rope_theta"] == 700.0
@@ -208,7 +208,7 @@ def test_what_transformers_saves_we_load_and_the_text_is_the_same(
     save(model, tokenizer, ImageProcessor(size=SIZE), tmp_path / "ours")
     folder = their_folder(tmp_path / "theirs", tmp_path / "ours", dtype=dtype, limit=limit)
     assert (folder / "model.safetensors.index.json").exists() == (limit == "60KB")
-    loaded = open_checkpoint(folder).load()
+    loaded = opened(folder).load()
     assert loaded.config == model.config
     assert_same_tensors(loaded, their_model(folder))
     assert_same_answers(folder, picture)
@@ -247,7 +247,7 @@ def test_a_fresh_model_of_transformers_is_loaded(tmp_path: Path, tokenizer: Toke
     theirs = transformers.PaliGemmaForConditionalGeneration(config)
     theirs.save_pretrained(tmp_path)
     assert "vision_tower.post_layernorm.weight" in names_in(tmp_path)
-    assert_same_tensors(open_checkpoint(tmp_path).load(), theirs)
+    assert_same_tensors(opened(tmp_path).load(), theirs)
 
 
 @pytest.mark.parametrize("spelling", [HUB, TRANSFORMERS_5], ids=["hub names", "new names"])
@@ -283,7 +283,7 @@ def test_names_that_transformers_reads_we_read_with_the_same_result(
     if head is not None:
         tensors[head] = model.language.embedding.weight.detach().clone()
     save_file(tensors, path, metadata={"format": "pt"})
-    assert_same_tensors(open_checkpoint(tmp_path).load(), their_model(tmp_path))
+    assert_same_tensors(opened(tmp_path).load(), their_model(tmp_path))
 
 
 def test_the_index_names_the_sizes_that_transformers_writes(

@@ -5,6 +5,8 @@ B rows, T queries, S keys, N query heads, K key-value heads (N is a multiple of 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,15 +49,15 @@ def attend(
     Returns:
         [B N T H] in the dtype of q.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     if torch.is_grad_enabled() and q.device.type == "cpu":
-        return _attend_in_products(q, k, v, mask, scale, cap)
+        return _attend_in_products(q, k, v, mask, factor, cap)
     if cap is not None:
-        return _attend_in_pieces(q, k, v, mask, scale, cap)
+        return _attend_in_pieces(q, k, v, mask, factor, cap)
     repeats = q.shape[1] // k.shape[1]
     if repeats > 1:
         k, v = _spread(k, repeats), _spread(v, repeats)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=factor)
 
 
 def _attend_in_pieces(

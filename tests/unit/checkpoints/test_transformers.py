@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.tiny import opened
 
 import heliodor
-from heliodor.checkpoints import open_checkpoint
 from heliodor.checkpoints.files import Replacement
 from heliodor.checkpoints.keymap import TRANSFORMERS_5
 from heliodor.checkpoints.positions import resize_positions
@@ -85,7 +85,7 @@ def test_what_is_saved_is_loaded(
 ) -> None:
     folder = tmp_path / "new"
     save(model, tokenizer, PROCESSOR, folder, dtype=dtype, max_shard_size=limit)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = opened(folder)
     assert checkpoint.config() == model.config
     loaded = checkpoint.load()
     assert not loaded.training
@@ -111,7 +111,7 @@ def test_the_way_of_resizing_is_kept(
 ) -> None:
     processor = replace(PROCESSOR, resize=way)
     save(model, tokenizer, processor, tmp_path)
-    assert open_checkpoint(tmp_path).processor() == processor
+    assert opened(tmp_path).processor() == processor
 
 
 def test_the_dtype_asked_for_is_the_dtype_loaded(
@@ -254,7 +254,7 @@ def test_a_processor_that_contradicts_the_config_is_refused(
     tmp_path: Path, model: PaliGemma, tokenizer: Tokenizer
 ) -> None:
     save(model, tokenizer, PROCESSOR, tmp_path)
-    checkpoint = open_checkpoint(tmp_path)
+    checkpoint = opened(tmp_path)
     path = tmp_path / "preprocessor_config.json"
     edit(path, size={"height": 32, "width": 32})
     with pytest.raises(ConfigError, match=r"pictures of 32 pixels, config\.json .* takes 16"):
@@ -273,7 +273,7 @@ def test_a_folder_without_tokenizer_says_so(
     save(model, tokenizer, PROCESSOR, tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
-        open_checkpoint(tmp_path).tokenizer()
+        opened(tmp_path).tokenizer()
 
 
 def test_loading_does_not_load_the_compiler(

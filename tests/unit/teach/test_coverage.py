@@ -86,7 +86,7 @@ def test_two_of_a_kind_add_up_and_the_larger_one_has_its_edges_told() -> None:
     def thing(rows: slice, columns: slice, colour: str | None) -> Thing:
         mask = np.zeros((4, 4), bool)
         mask[rows, columns] = True
-        box = tuple(float(v) for v in (columns.start, rows.start, columns.stop, rows.stop))
+        box = (columns.start, rows.start, columns.stop, rows.stop)
         return Thing(concept=cat, style="noto", box=box, mask=mask, colour=colour, visible=1.0)
 
     few = thing(slice(0, 1), slice(0, 3), COLOURS[0].name)

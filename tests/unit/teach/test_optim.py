@@ -282,8 +282,8 @@ def test_five_steps_of_muon_equal_the_rule_and_the_rest_is_adams(size: float) ->
         length = ours.step(step)
         assert length == pytest.approx(norm.step(gradients, share), rel=1e-5)
         shrunk = min(1.0, 2.5 / length)
-        wide.step(gradients["vision.up.weight"] * shrunk, share)
-        tall.step(gradients["language.q.weight"] * shrunk, share)
+        wide.step(gradients["vision.up.weight"].astype(np.float64) * shrunk, share)
+        tall.step(gradients["language.q.weight"].astype(np.float64) * shrunk, share)
     found = values(module)
     name = "vision.norm.weight"
     np.testing.assert_allclose(found[name], norm.parameters[name], rtol=2e-5, atol=2e-6)
