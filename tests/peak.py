@@ -33,8 +33,9 @@ def loading(path: Path, dtype: str, *, module: str, load: str, call: str) -> tup
     """
     script = SCRIPT.format(module=module, load=load, call=call)
     # glibc keeps freed blocks below a threshold that it moves by itself, up to 32 MB: more than any
-    # tensor of a small model. With a fixed one, what is measured is what is held.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    # tensor of a small model. With a fixed one, what is measured is what is held. And each thread
+    # would bring memory of its own, more on a machine of more cores.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", script, str(path), dtype]
     out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     grown, weights = map(int, out.stdout.split())
