@@ -34,6 +34,8 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
 
 _ROWS = 16 * 2**20  # bytes compared at a time
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
@@ -90,9 +92,13 @@ def open_contents(checkpoint: Checkpoint, kind: Kind, family: str) -> Contents:
 
 
 def _tokenizer(checkpoint: Any) -> Any:
+    """The tokenizer, None if there is none; one that is there and broken is an error."""
     try:
         return checkpoint.tokenizer()
     except TokenizerError:
+        folder: Path | None = getattr(checkpoint, "folder", None)
+        if folder is not None and any((folder / name).is_file() for name in _TOKENIZERS):
+            raise
         return None
 
 

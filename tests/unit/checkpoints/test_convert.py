@@ -25,7 +25,7 @@ from heliodor.checkpoints import convert as convert_module
 from heliodor.checkpoints.convert import convert
 from heliodor.checkpoints.language import save_language
 from heliodor.checkpoints.transformers import save
-from heliodor.errors import CheckpointError, ConfigError, HeliodorError, InputError
+from heliodor.errors import CheckpointError, ConfigError, HeliodorError, InputError, TokenizerError
 from heliodor.image import ImageProcessor, Resize
 from heliodor.models.gemma import GemmaConfig
 from heliodor.models.paligemma import PaliGemmaConfig
@@ -240,6 +240,13 @@ def test_a_model_that_an_npz_would_make_another_of_is_refused(
     with pytest.raises(ConfigError, match=rf"language\.{name}"):
         convert(source, tmp_path / "x.npz", drop=ALL)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_broken_tokenizer_is_not_taken_for_none(tmp_path: Path) -> None:
+    (made(tmp_path / "a") / "tokenizer.json").write_text("{")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        convert(tmp_path / "a", tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_an_npz_becomes_a_folder_only_with_a_tokenizer(folder: Path, tmp_path: Path) -> None:
