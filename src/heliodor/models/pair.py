@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from heliodor.errors import ConfigError
 from heliodor.models.siglip import (
-    LayerNorm,
     SiglipVision,
     SiglipVisionConfig,
     VisionBlock,
@@ -23,6 +22,7 @@ from heliodor.models.siglip import (
 )
 from heliodor.nn.attention import attend, merge_heads, split_heads
 from heliodor.nn.linear import Linear
+from heliodor.nn.norm import LayerNorm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

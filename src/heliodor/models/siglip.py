@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from heliodor.errors import ConfigError
 from heliodor.nn.attention import attend, merge_heads, split_heads
 from heliodor.nn.linear import Linear, arithmetic
+from heliodor.nn.norm import LayerNorm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,15 +75,6 @@ class VisionMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """X [B N D] -> [B N D]."""
         return self.down(F.gelu(self.up(x), approximate="tanh"))
-
-
-class LayerNorm(nn.LayerNorm):
-    """Layer normalisation in float32, whatever the weights are stored in."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of the overridden method's argument
-        """Input [... D] -> float32 [... D]."""
-        weight, bias = self.weight.float(), self.bias.float()
-        return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps)
 
 
 class VisionBlock(nn.Module):

@@ -1,9 +1,10 @@
-"""Root-mean-square normalisation as Gemma defines it."""
+"""Normalisation over the channels, in float32: Gemma's RMS norm, the plain one, layer norm."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
@@ -23,3 +24,35 @@ class RMSNorm(nn.Module):
         x = x.float()
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
         return x * (1.0 + self.scale.float())
+
+
+class PlainRMSNorm(nn.Module):
+    """``x * rsqrt(mean(x^2) + eps) * weight``, computed in float32 (arXiv 1910.07467, eq. 4)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """Normalise, and multiply by one more factor without another pass over x.
+
+        Args:
+            x: [... D] of any float dtype.
+            factor: float32, broadcasts with x; None for one.
+
+        Returns:
+            float32 [... D].
+        """
+        x = x.float()
+        weight = self.weight.float() if factor is None else self.weight.float() * factor
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * weight
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation in float32, whatever the weights are stored in."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of the overridden method's argument
+        """Input [... D] -> float32 [... D]."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps)
