@@ -11,6 +11,8 @@
     |  |- TokenizerError               no tokenizer, or one without the tokens that PaliGemma needs
     |- HubError                        a hub download failed: gated, offline, unknown id
     |- GenerationError                 decoding met logits it cannot sample from
+    |- PaintingError                   sampling or decoding a picture came to NaN
+    |- CancelledError                  the caller asked to stop
     |- TrainingError                   a run cannot start, resume or go on
     |- DataError                       a data set, font or artwork pack is missing or broken
     |- MissingExtraError (ImportError) an optional dependency is not installed
@@ -22,6 +24,7 @@ our own; nothing a user passes can reach one.
 from __future__ import annotations
 
 __all__ = [
+    "CancelledError",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -33,6 +36,7 @@ __all__ = [
     "InputError",
     "KeyMismatchError",
     "MissingExtraError",
+    "PaintingError",
     "PromptError",
     "TokenizerError",
     "TrainingError",
@@ -81,6 +85,14 @@ class HubError(HeliodorError):
 
 class GenerationError(HeliodorError):
     """Decoding met logits that it cannot sample from (NaN, or every token ruled out)."""
+
+
+class PaintingError(HeliodorError):
+    """Painting came to numbers that are no picture: NaN or infinity in latents or pixels."""
+
+
+class CancelledError(HeliodorError):
+    """The caller asked to stop before the work was done."""
 
 
 class TrainingError(HeliodorError):
