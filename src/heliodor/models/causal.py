@@ -47,6 +47,14 @@ class CausalGemma:
         return self.gemma(self.gemma.embed(tokens), positions, mask, depth=depth, keep=keep)
 
     def prefill(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, KVCache]:
+        """Logits of the first token to generate, float32 [B V], and the cache for :meth:`step`.
+
+        Arguments are those of :meth:`read_prompt`.
+        """
+        hidden, cache = self.read_prompt(tokens, valid)
+        return self.gemma.logits(hidden), cache
+
+    def read_prompt(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, KVCache]:
         """Read the prompts.
 
         Args:
@@ -54,14 +62,14 @@ class CausalGemma:
             valid: bool [B T], False on padding.
 
         Returns:
-            Logits of the first token to generate, float32 [B V], and the cache for :meth:`step`.
+            Final hidden states of the last position, float32 [B W], and the cache for :meth:`step`.
         """
         positions = (valid.cumsum(-1) - 1).clamp_min(0)
         mask = _causal(tokens.shape[1], tokens.device) & valid[:, None, None, :]
         cache = KVCache(valid)
         x = self.gemma.embed(tokens)
         hidden = self.gemma(x, positions, mask | _itself(valid), cache, keep=1)
-        return self.gemma.logits(hidden[:, 0]), cache
+        return hidden[:, 0], cache
 
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """One more token of every row: tokens int64 [B] -> logits of the next, float32 [B V]."""

@@ -102,6 +102,20 @@ class PaliGemma(nn.Module):
         valid: Tensor,
         feature_valid: Tensor | None = None,
     ) -> tuple[Tensor, KVCache]:
+        """Logits of the first token to generate, float32 [B V], and the cache for :meth:`step`.
+
+        Arguments are those of :meth:`read_prompt`.
+        """
+        hidden, cache = self.read_prompt(tokens, features, valid, feature_valid)
+        return self.language.logits(hidden), cache
+
+    def read_prompt(
+        self,
+        tokens: Tensor,
+        features: Tensor | None,
+        valid: Tensor,
+        feature_valid: Tensor | None = None,
+    ) -> tuple[Tensor, KVCache]:
         r"""Read images and prompt in one pass: all of it sees all of it.
 
         Args:
@@ -112,7 +126,7 @@ class PaliGemma(nn.Module):
                 are real.
 
         Returns:
-            Logits of the first token to generate, float32 [B V], and the cache for :meth:`step`.
+            Final hidden states of the last position, float32 [B W], and the cache for :meth:`step`.
         """
         x = self.join(features, tokens)
         if features is not None:
@@ -123,7 +137,7 @@ class PaliGemma(nn.Module):
         cache = KVCache(valid)
         mask = padding(valid)
         hidden = self.language(x, positions, Masks(full=mask, local=mask), cache, keep=1)
-        return self.language.logits(hidden[:, 0]), cache
+        return hidden[:, 0], cache
 
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """One more token of every row: tokens int64 [B] -> logits of the next, float32 [B V]."""

@@ -5,6 +5,8 @@ B rows, L layers, K key-value heads, S slots, H head_dim.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -64,17 +66,62 @@ class KVCache:
         self._values[layer][:, :, self.length : end] = v
         return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
 
-    def begin_step(self) -> Tensor:
-        """Open one slot in every row -> positions int64 [B 1] of the tokens that will fill it."""
-        fresh = torch.ones_like(self.valid[:, :1])
+    def begin_step(self, count: int = 1) -> Tensor:
+        """Open ``count`` slots in every row -> positions int64 [B count] of what will fill them."""
+        fresh = torch.ones_like(self.valid[:, :1]).expand(-1, count)
         self.valid = torch.cat((self.valid, fresh), dim=1)
-        positions = self.positions[:, None]
-        self.positions = self.positions + 1
+        ahead = torch.arange(count, device=self.positions.device)
+        positions = self.positions[:, None] + ahead
+        self.positions = self.positions + count
         return positions
+
+    def sight(self, count: int) -> Tensor | None:
+        """What the ``count`` newest slots may look at: themselves and what came before them.
+
+        Returns:
+            bool [B 1 count S] or [1 1 count S]; None if one slot may look at everything.
+        """
+        if count == 1:
+            return self.mask
+        slots = self.valid.shape[1]
+        causal = self.valid.new_ones(count, slots).tril(slots - count)
+        return causal[None, None] if self.mask is None else causal & self.mask
 
     def advance(self, count: int) -> None:
         """All layers have appended ``count`` slots."""
         self.length += count
+
+    def truncate(self, length: int) -> None:
+        """Forget every slot from ``length`` on, in all rows.
+
+        Args:
+            length: at most the slots filled so far.
+        """
+        forgotten = self.valid[:, length:].sum(-1)
+        self.positions = self.positions - forgotten
+        self.valid = self.valid[:, :length]
+        self.length = length
+
+    def retain(self, counts: Sequence[int], fresh: int) -> None:
+        """Of each row's ``fresh`` newest slots keep the first ``counts[row]``: a rollback.
+
+        Where rows keep different numbers, the slots between become invalid ones, as padding is:
+        no query looks at them and no position counts them.
+
+        Args:
+            counts: one a row, each in 0..fresh.
+            fresh: slots that the last pass filled in every row.
+        """
+        most = max(counts)
+        self.truncate(self.length - fresh + most)
+        if min(counts) == most:
+            return
+        kept = torch.tensor(counts, device=self.valid.device)
+        places = torch.arange(most, device=self.valid.device)
+        self.valid = self.valid.clone()
+        self.valid[:, self.length - most :] = places < kept[:, None]
+        self.positions = self.positions - (most - kept)
+        self._padded = True
 
     def select(self, rows: Tensor) -> KVCache:
         """A cache whose row i is a copy of row ``rows[i]``: re-order, drop or repeat rows.

@@ -114,3 +114,72 @@ def test_selected_rows_are_copies_that_go_their_own_way() -> None:
     mask = chosen.mask
     assert mask is not None
     assert mask.shape == (3, 1, 1, 5)
+
+
+# ------------------------------------------------------------------------------------- rollbacks
+
+
+def fill(cache: KVCache, count: int) -> torch.Tensor:
+    """``count`` slots in one pass -> keys of the second layer, a number telling each one's slot."""
+    rows = cache.valid.shape[0]
+    cache.begin_step(count)
+    for layer in range(2):
+        new = slots(cache.length, count, rows) + 1000 * layer
+        k, _ = cache.append(layer, new, -new)
+    cache.advance(count)
+    return k
+
+
+def test_several_slots_open_at_following_positions() -> None:
+    cache = prefilled(RAGGED)
+    assert cache.begin_step(3).tolist() == [[3, 4, 5], [1, 2, 3]]
+    assert cache.positions.tolist() == [6, 4]
+
+
+def test_new_slots_see_themselves_and_what_came_before() -> None:
+    cache = prefilled(RAGGED)
+    fill(cache, 2)
+    sight = cache.sight(2)
+    assert sight is not None
+    assert sight[:, 0].int().tolist() == [
+        [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]],
+        [[0, 0, 1, 1, 0], [0, 0, 1, 1, 1]],
+    ]
+    whole = prefilled(FULL)
+    fill(whole, 2)
+    both = whole.sight(2)
+    assert both is not None
+    assert both[0, 0].int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert whole.sight(1) is None
+
+
+def test_a_truncated_cache_goes_on_where_it_was_cut() -> None:
+    cache = prefilled(RAGGED)
+    fill(cache, 4)
+    cache.truncate(4)
+    assert (cache.length, cache.positions.tolist()) == (4, [4, 2])
+    cache.truncate(2)
+    assert cache.positions.tolist() == [2, 0]  # the second row's two slots were padding
+    assert fill(cache, 1)[0, 0, :, 0].tolist() == [1000, 1001, 1002]
+
+
+def test_rows_may_keep_different_numbers_of_new_slots() -> None:
+    cache = prefilled(RAGGED)
+    fill(cache, 4)
+    cache.retain([1, 3], 4)
+    assert cache.length == 6
+    assert cache.valid.int().tolist() == [[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]]
+    assert cache.positions.tolist() == [4, 4]
+    assert fill(cache, 1)[1, 0, :, 0].tolist() == [1100, 1101, 1102, 1103, 1104, 1105, 1106]
+    assert cache.places[:, -1].tolist() == [4, 4]
+    assert cache.positions.tolist() == [5, 5]
+
+
+def test_rows_that_keep_the_same_leave_no_gap() -> None:
+    cache = prefilled(FULL)
+    fill(cache, 4)
+    cache.retain([2, 2], 4)
+    assert cache.mask is None
+    assert cache.positions.tolist() == [5, 5]
+    cache.retain([0, 0], 2)
+    assert (cache.length, cache.positions.tolist()) == (3, [3, 3])
