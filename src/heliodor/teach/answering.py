@@ -15,8 +15,9 @@ from heliodor.models.paligemma import PaliGemma
 from heliodor.teach.data.collate import Batch, Rows, collate, divide
 from heliodor.teach.data.example import Example
 from heliodor.teach.grounding import GroundedPaliGemma, patch_loss
-from heliodor.teach.losses import Nearness, row_losses, suffix_weights
+from heliodor.teach.losses import Nearness, predicts_answer, turn_losses
 from heliodor.teach.pairing import pixels_in
+from heliodor.teach.together import hidden_together
 from heliodor.text import Tokenizer
 
 Source = Callable[[np.random.Generator], Example]
@@ -25,7 +26,9 @@ Source = Callable[[np.random.Generator], Example]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerObjective:
-    """Cross entropy of the answers, mean over rows of the mean over a row's tokens.
+    """Cross entropy of the answers: mean over rows, over a row's turns, over a turn's tokens.
+
+    A row is one turn, as in big_vision, or all turns about a picture.
 
     Attributes:
         model: the network that learns; one with a layer for what lies in the patches
@@ -38,7 +41,9 @@ class AnswerObjective:
         grounding: weight of what lies in the patches beside the answers.
         apart: whether the answers leave the image tower alone, which then learns from what lies in
             the patches only: a decoder that knows nothing yet would teach it to forget.
-        near: ids whose neighbours share the target, see :func:`~heliodor.teach.losses.row_losses`.
+        near: ids whose neighbours share the target, see :func:`~heliodor.teach.losses.turn_losses`.
+        together: whether the turns about a picture share one row, see
+            :mod:`~heliodor.teach.together`.
     """
 
     model: PaliGemma
@@ -50,6 +55,7 @@ class AnswerObjective:
     grounding: float = 0.0
     apart: bool = False
     near: Nearness | None = None
+    together: bool = False
 
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
@@ -57,20 +63,22 @@ class AnswerObjective:
         shares = np.array([share for share, _ in self.sources])
         picked = rng.choice(len(shares), size=self.images, p=shares / shares.sum())
         examples = [self.sources[int(index)][1](rng) for index in picked]
-        return collate(examples, self.tokenizer)
+        return collate(examples, self.tokenizer, together=self.together)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float]]:
-        """Loss, and the mean loss of each task's rows."""
+        """Loss, and the mean loss of each task's turns."""
         features, beside, figures = self._look(batch)
         parts: list[Tensor] = []
         by_task: dict[str, list[float]] = defaultdict(list)
         for rows in batch.groups:
-            losses = self._row_losses(features, rows)
-            parts.append(losses)
-            for task, value in zip(rows.tasks, losses.detach(), strict=True):
+            losses = self._turn_losses(features, rows)
+            counts = [len(tasks) for tasks in rows.tasks]
+            parts += [turns.mean() for turns in losses.split(counts)]
+            tasks = (task for tasks in rows.tasks for task in tasks)
+            for task, value in zip(tasks, losses.detach(), strict=True):
                 by_task[task].append(float(value))
         figures |= {task: sum(v) / len(v) for task, v in sorted(by_task.items())}
-        return torch.cat(parts).mean() + beside, figures
+        return torch.stack(parts).mean() + beside, figures
 
     def _look(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
         """Image tokens [B N W], the loss of what lies in the patches, and figures of it."""
@@ -85,12 +93,19 @@ class AnswerObjective:
         """Cut a batch between pictures; a part weighs as much as it has rows."""
         return divide(batch, parts)
 
-    def _row_losses(self, features: Tensor, rows: Rows) -> Tensor:
-        hidden = self.model.hidden(rows.tokens, features[rows.image], rows.prefix)
-        weights = suffix_weights(rows.length, rows.prefix, rows.tokens.shape[1])
-        targets = rows.tokens.roll(-1, dims=1)[weights]
-        logits = self.model.language.logits(hidden[weights])
-        return row_losses(logits, targets, weights, self.near)
+    def _turn_losses(self, features: Tensor, rows: Rows) -> Tensor:
+        """The loss of every turn, row after row."""
+        read = features[rows.image]
+        if self.together:
+            hidden = hidden_together(self.model, rows.tokens, read, rows.turn, rows.asked)
+        else:
+            hidden = self.model.hidden(rows.tokens, read, rows.prefix)
+        chosen = predicts_answer(rows.turn, rows.asked)
+        logits = self.model.language.logits(hidden[chosen])
+        counts = torch.tensor([len(tasks) for tasks in rows.tasks], device=rows.turn.device)
+        turn = (rows.turn + (counts.cumsum(0) - counts)[:, None])[chosen]
+        targets = rows.tokens.roll(-1, dims=1)[chosen]
+        return turn_losses(logits, targets, turn, int(counts.sum()), self.near)
 
     @torch.no_grad()
     def samples(self) -> list[str]:

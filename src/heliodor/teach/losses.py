@@ -1,4 +1,4 @@
-"""What is minimised. R rows, T text positions, V rows of the table, B images and texts."""
+"""What is minimised. R rows, T text positions, S supervised ones, V rows of the table."""
 
 from __future__ import annotations
 
@@ -43,48 +43,47 @@ class Nearness:
         return logits.logsumexp(-1) - (weight * log_chance).sum(-1)
 
 
-def suffix_weights(length: Tensor, prefix: Tensor, positions: int) -> Tensor:
-    r"""Which positions predict a supervised token: the suffix and its ``<eos>``.
+def predicts_answer(turn: Tensor, asked: Tensor) -> Tensor:
+    r"""Which positions predict a supervised token: a suffix and its ``<eos>``.
 
-    Position i predicts token i + 1, so the last prefix position (the newline) already counts.
+    Position i predicts token i + 1, so the last asked position (the newline) already counts.
 
     Args:
-        length: int64 [R], real tokens of each row.
-        prefix: int64 [R], ``<bos> prompt "\\n"`` tokens of each row.
-        positions: T.
+        turn: int64 [R T], which turn of its row a token belongs to; -1 on padding.
+        asked: bool [R T], True on ``<bos> prompt "\n"``.
 
     Returns:
         bool [R T].
     """
-    place = torch.arange(positions, device=length.device)[None]
-    return (place >= prefix[:, None] - 1) & (place < length[:, None] - 1)
+    same = (turn[:, 1:] == turn[:, :-1]) & (turn[:, 1:] >= 0)
+    last = torch.zeros_like(asked[:, :1])
+    return torch.cat((same & ~asked[:, 1:], last), dim=1)
 
 
-def row_losses(
-    logits: Tensor, targets: Tensor, weights: Tensor, near: Nearness | None = None
+def turn_losses(
+    logits: Tensor, targets: Tensor, turn: Tensor, count: int, near: Nearness | None = None
 ) -> Tensor:
-    """Mean cross entropy of each row over its supervised tokens.
+    """Mean cross entropy of each turn over its supervised tokens.
 
     The mean of these over a batch is big_vision's loss (``trainers/proj/paligemma/train.py``): a
     long answer counts as much as a short one. transformers averages over all tokens instead.
 
     Args:
-        logits: float32 [S V], of the supervised positions only, row after row.
+        logits: float32 [S V], of the supervised positions only.
         targets: int64 [S].
-        weights: bool [R T], where those positions are.
+        turn: int64 [S] in 0..count-1, whose token each one is.
+        count: turns in all.
         near: ids whose neighbours share the target; None as in the reference.
 
     Returns:
-        float32 [R]; a row without supervised tokens has loss 0.
+        float32 [count]; a turn without supervised tokens has loss 0.
     """
     each = F.cross_entropy(logits, targets, reduction="none")
     if near is not None:
         placed = ((targets >= near.first) & (targets < near.first + near.count)).nonzero()[:, 0]
         each = each.index_copy(0, placed, near.losses(logits[placed], targets[placed]))
-    row = weights.nonzero()[:, 0]
-    total = torch.zeros(weights.shape[0], dtype=each.dtype, device=each.device)
-    total = total.index_add(0, row, each)
-    return total / weights.sum(-1).clamp_min(1)
+    total = torch.zeros(count, dtype=each.dtype, device=each.device).index_add(0, turn, each)
+    return total / torch.bincount(turn, minlength=count).clamp_min(1)
 
 
 def sigmoid_loss(logits: Tensor, same: Tensor) -> Tensor:

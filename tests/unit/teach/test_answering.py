@@ -25,7 +25,7 @@ def rows_one_by_one(batch: Batch, model: torch.nn.Module) -> list[tuple[str, flo
     """Task, loss and number of answer tokens of every row, each computed alone, unpadded."""
     found = []
     for rows in batch.groups:
-        for index, task in enumerate(rows.tasks):
+        for index, (task,) in enumerate(rows.tasks):
             ids = rows.tokens[index, : int(rows.length[index])]
             image = batch.pixels[int(rows.image[index])].permute(2, 0, 1).float()
             pixels = (image / 127.5 - 1)[None]

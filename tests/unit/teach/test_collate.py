@@ -53,9 +53,34 @@ def test_two_pictures_three_turns_token_by_token() -> None:
     assert rows.prefix.tolist() == [3, 4, 2]
     assert rows.length.tolist() == [4, 7, 7]
     assert rows.image.tolist() == [0, 0, 1]
-    assert rows.tasks == ("detect", "ask", "read")
+    assert rows.tasks == (("detect",), ("ask",), ("read",))
     assert batch.pixels.shape == (2, 4, 4, 3)
     assert [int(picture.unique()) for picture in batch.pixels] == [7, 9]
+
+
+def test_turns_together_stand_behind_one_another_in_one_row() -> None:
+    examples = [
+        example(7, ("ask", "ab", "cd"), ("detect", "a", "")),
+        example(9, ("read", "", "abcd")),
+    ]
+    (rows,) = collate(examples, LETTERS, together=True).groups
+    assert rows.tokens.tolist() == [
+        [2, 10, 101, 102, 103, 104, 1, 0, 0, 0, 0],
+        [2, 101, 102, 10, 103, 104, 1, 2, 101, 10, 1],
+    ]
+    assert rows.turn.tolist() == [[0] * 7 + [-1] * 4, [0] * 7 + [1] * 4]
+    assert rows.asked.int().tolist() == [[1, 1] + [0] * 9, [1] * 4 + [0] * 3 + [1] * 3 + [0]]
+    assert rows.length.tolist() == [7, 11]
+    assert rows.image.tolist() == [1, 0]
+    assert rows.tasks == (("read",), ("ask", "detect"))
+
+
+def test_groups_of_turns_together_are_as_many_turns_as_apart() -> None:
+    examples = [example(i, ("ask", "", "a" * i), ("ask", "b", "a")) for i in range(6)]
+    apart = collate(examples, LETTERS, group=4).groups
+    joined = collate(examples, LETTERS, group=4, together=True).groups
+    assert [len(rows.tasks) for rows in apart] == [4, 4, 4]
+    assert [len(rows.tasks) for rows in joined] == [2, 2, 2]
 
 
 def test_groups_rise_in_length_and_pad_only_to_their_own_longest() -> None:
@@ -107,7 +132,7 @@ def test_a_batch_is_cut_between_pictures_at_half_its_tokens() -> None:
         return sorted(
             (int(part.pixels[int(i)].unique()), task, row[: int(n)].tolist())
             for rows in part.groups
-            for i, task, row, n in zip(
+            for i, (task,), row, n in zip(
                 rows.image, rows.tasks, rows.tokens, rows.length, strict=True
             )
         )

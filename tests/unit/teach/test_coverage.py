@@ -40,15 +40,23 @@ def patches(size: int, patch: int) -> Patches:
     return [(slice(y, y + patch), slice(x, x + patch)) for y in starts for x in starts]
 
 
-def column(letter: str) -> int:
-    return LETTERS + ord(letter) - ord("!")
+def halves(window: tuple[slice, slice]) -> Patches:
+    """The left and the right half of a patch."""
+    rows, columns = window
+    middle = (columns.start + columns.stop) // 2
+    return [(rows, slice(columns.start, middle)), (rows, slice(middle, columns.stop))]
+
+
+def column(letter: str, half: int) -> int:
+    return LETTERS + 94 * half + ord(letter) - ord("!")
 
 
 def test_columns_are_concepts_colours_and_printable_characters() -> None:
     assert len(load_concepts()) == THINGS
     assert [concept.id for concept in load_concepts()] == list(range(THINGS))
-    assert (column("~") + 1, EDGES) == (KINDS, 4)
-    assert THINGS + len(COLOURS) + 94 == KINDS
+    assert (column("~", 1) + 1, EDGES) == (KINDS, 4)
+    assert column("~", 0) + 1 == column("!", 1)
+    assert THINGS + len(COLOURS) + 2 * 94 == KINDS
 
 
 def covered_by_things(scene: Scene, patch: int) -> NDArray[np.int64]:
@@ -117,10 +125,11 @@ def test_a_letter_lies_where_most_of_its_pixels_do(size: int) -> None:
         wanted = np.zeros(found.shape, np.int64)
         for row, window in zip(wanted, patches(size, 16), strict=True):
             for number, letter in enumerate(reading.text, start=1):
-                if "!" <= letter <= "~":
-                    here = int((reading.glyphs[window] == number).sum())
+                for half, place in enumerate(halves(window) if "!" <= letter <= "~" else ()):
+                    here = int((reading.glyphs[place] == number).sum())
                     share = here / max(1, int((reading.glyphs == number).sum()))
-                    row[column(letter)] = max(row[column(letter)], round(255 * share))
+                    at = column(letter, half)
+                    row[at] = max(row[at], round(255 * share))
         np.testing.assert_allclose(found, wanted, atol=1)  # halves may round either way
         assert (found != wanted).mean() < 0.001
         twice += len(reading.text) - len(set(reading.text))
@@ -138,12 +147,14 @@ def test_letters_of_a_document_are_counted_in_letters_of_middling_size(kind: Doc
             pixels = document.glyphs == ord(letter)
             middling = pixels.sum() / max(1, document.letters.count(letter))
             for row, window in zip(wanted, patches(112, 16), strict=True):
-                if here := int(pixels[window].sum()):
-                    row[column(letter)] = round(255 * min(1.0, here / middling))
+                for half, place in enumerate(halves(window)):
+                    if here := int(pixels[place].sum()):
+                        row[column(letter, half)] = round(255 * min(1.0, here / middling))
         np.testing.assert_allclose(found, wanted, atol=1)
         assert (found != wanted).mean() < 0.001
         shown = {letter for letter in document.letters if "!" <= letter <= "~"}
-        assert {chr(ord("!") + i) for i in np.nonzero(found[:, LETTERS:KINDS].any(0))[0]} == shown
+        told = np.nonzero(found[:, LETTERS:KINDS].any(0))[0] % 94
+        assert {chr(ord("!") + i) for i in told} == shown
 
 
 @pytest.mark.parametrize("size", [64, 112])

@@ -12,65 +12,82 @@ from tests.reference import training as slow
 from heliodor.teach.losses import (
     Nearness,
     binary_loss,
-    row_losses,
+    predicts_answer,
     sigmoid_loss,
-    suffix_weights,
+    turn_losses,
 )
+
+
+def told(rows: list[list[tuple[int, int]]], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turns and asked marks of rows of turns of (asked, answered) tokens."""
+    turn = torch.full((len(rows), positions), -1)
+    asked = torch.zeros(len(rows), positions, dtype=torch.bool)
+    for row, turns in enumerate(rows):
+        place = 0
+        for number, (prompt, answer) in enumerate(turns):
+            turn[row, place : place + prompt + answer] = number
+            asked[row, place : place + prompt] = True
+            place += prompt + answer
+    return turn, asked
 
 
 def test_the_newline_predicts_the_first_answer_token_and_the_last_word_predicts_eos() -> None:
     r"""Rows: "<bos> a \n | b c <eos>", "<bos> \n | <eos>", "<bos> a b c \n | d e <eos>"."""
-    weights = suffix_weights(torch.tensor([6, 3, 8]), torch.tensor([3, 2, 5]), 8)
-    assert weights.int().tolist() == [
+    found = predicts_answer(*told([[(3, 3)], [(2, 1)], [(5, 3)]], 8))
+    assert found.int().tolist() == [
         [0, 0, 1, 1, 1, 0, 0, 0],
         [0, 1, 0, 0, 0, 0, 0, 0],
         [0, 0, 0, 0, 1, 1, 1, 0],
     ]
 
 
+def test_no_turn_predicts_the_next_ones_prompt() -> None:
+    r"""Row: "<bos> \n | a <eos>", "<bos> a \n | <eos>", "<bos> \n" cut off before its answer."""
+    (found,) = predicts_answer(*told([[(2, 2), (3, 1), (2, 0)]], 12))
+    assert found.int().tolist() == [0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("length", range(2, 7))
 def test_exactly_the_tokens_behind_the_prefix_are_predicted(length: int) -> None:
     for prefix in range(1, length):
-        (row,) = suffix_weights(torch.tensor([length]), torch.tensor([prefix]), 7)
+        (row,) = predicts_answer(*told([[(prefix, length - prefix)]], 7))
         predicted = [place + 1 for place in range(7) if row[place]]
         assert predicted == list(range(prefix, length))
 
 
-def test_a_row_is_the_mean_over_its_own_tokens() -> None:
+def test_a_turn_is_the_mean_over_its_own_tokens() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3, 6, 5)) * 3
     rows = [([0, 1, 2, 3, 4, 1], 2), ([0, 3, 4], 2), ([0, 1, 2, 3], 1)]
     tokens = torch.zeros(3, 6, dtype=torch.int64)
     for index, (ids, _) in enumerate(rows):
         tokens[index, : len(ids)] = torch.tensor(ids)
-    length = torch.tensor([len(ids) for ids, _ in rows])
-    prefix = torch.tensor([start for _, start in rows])
-    weights = suffix_weights(length, prefix, 6)
+    turn, asked = told([[(start, len(ids) - start)] for ids, start in rows], 6)
+    chosen = predicts_answer(turn, asked)
 
-    targets = tokens.roll(-1, dims=1)[weights]
-    found = row_losses(torch.tensor(logits)[weights], targets, weights)
+    targets = tokens.roll(-1, dims=1)[chosen]
+    number = torch.arange(3)[:, None].expand(3, 6)[chosen]
+    found = turn_losses(torch.tensor(logits)[chosen], targets, number, 3)
 
     wanted = [slow.answer_loss(logits[i], ids, start) for i, (ids, start) in enumerate(rows)]
     assert found.tolist() == pytest.approx(wanted, rel=1e-12)
 
 
 def test_a_long_answer_counts_as_much_as_a_short_one() -> None:
-    """One token of probability 1/4 and three of 1/2: 1.5 bits by row, 1.25 bits by token."""
+    """One token of probability 1/4 and three of 1/2: 1.5 bits by turn, 1.25 bits by token."""
     half, quarter = [0.0, 0.0, -1e9, -1e9], [0.0] * 4
     logits = torch.tensor([quarter, half, half, half])
-    weights = torch.tensor([[True, False, False], [True, True, True]])
-    rows = row_losses(logits, torch.tensor([2, 0, 1, 0]), weights)
-    bits = rows / math.log(2)
+    turns = turn_losses(logits, torch.tensor([2, 0, 1, 0]), torch.tensor([0, 1, 1, 1]), 2)
+    bits = turns / math.log(2)
     assert bits.tolist() == pytest.approx([2.0, 1.0])
     assert float(bits.mean()) == pytest.approx(1.5)
     by_token = (2 + 1 + 1 + 1) / 4
     assert float(bits.mean()) != pytest.approx(by_token)
 
 
-def test_a_row_without_answer_costs_nothing_and_divides_by_nothing() -> None:
-    weights = torch.tensor([[False, False], [True, False]])
-    rows = row_losses(torch.zeros(1, 8), torch.tensor([3]), weights)
-    assert rows.tolist() == pytest.approx([0.0, math.log(8)])
+def test_a_turn_without_answer_costs_nothing_and_divides_by_nothing() -> None:
+    turns = turn_losses(torch.zeros(1, 8), torch.tensor([3]), torch.tensor([1]), 3)
+    assert turns.tolist() == pytest.approx([0.0, math.log(8), 0.0])
 
 
 def test_the_sigmoid_loss_counts_every_pair() -> None:
@@ -155,12 +172,12 @@ def test_a_narrow_bell_is_the_cross_entropy() -> None:
 
 
 def test_only_ids_in_order_share_their_targets() -> None:
-    """Two rows, of ids 0 and 7 beside places 2 to 5."""
+    """Two turns, of ids 0 and 7 beside places 2 to 5."""
     logits = np.random.default_rng(4).normal(size=(5, 8)) * 2
     targets = [0, 2, 5, 7, 4]
-    weights = torch.tensor([[True, True, True], [False, True, True]])
+    turn = torch.tensor([0, 0, 0, 1, 1])
     near = Nearness(first=2, count=4, spread=1.5)
-    found = row_losses(torch.tensor(logits), torch.tensor(targets), weights, near)
+    found = turn_losses(torch.tensor(logits), torch.tensor(targets), turn, 2, near)
     each = [
         slow.near_loss(row.tolist(), t, first=2, count=4, spread=1.5)
         if 2 <= t < 6
@@ -172,10 +189,10 @@ def test_only_ids_in_order_share_their_targets() -> None:
 
 def test_no_target_among_the_ids_is_the_plain_loss() -> None:
     logits, targets = torch.randn(3, 8), torch.tensor([0, 7, 1])
-    weights = torch.ones(1, 3, dtype=torch.bool)
+    turn = torch.tensor([0, 0, 1])
     near = Nearness(first=2, count=4, spread=1.5)
     assert torch.equal(
-        row_losses(logits, targets, weights, near), row_losses(logits, targets, weights)
+        turn_losses(logits, targets, turn, 2, near), turn_losses(logits, targets, turn, 2)
     )
 
 

@@ -162,6 +162,8 @@ class TestSettingsReachTheRun:
         assert lesson.grounding == 0.7
         start = Tokenizer.from_file(TOKENIZER).loc_start
         assert lesson.near == Nearness(first=start, count=1024, spread=4.0)
+        assert lesson.together is False
+        assert tiny.stage(replace(settings, together=True))[2].together is True
 
     def test_no_spread_is_the_plain_loss(self, shrunk: None) -> None:
         _, _, lesson = tiny.stage(replace(LOW, spread=0.0))

@@ -159,7 +159,8 @@ def test_a_run_resumes_only_with_the_settings_it_began_with(
     [
         (["images=0"], "images=0: at least 1 is wanted"),
         (["batch=8"], "no setting 'batch'"),
-        (["stage=middle"], "no stage 'middle'; there are "),
+        (["scenes=0", "lines=0"], "scenes, lines and pages are all 0"),
+        (["lines=-1"], "lines=-1: a finite number of 0 or more is wanted"),
         (["size=8"], "image_size 8 is smaller than patch_size 16"),
         (["start=nowhere"], "nowhere holds no training state to start from"),
     ],
@@ -218,6 +219,12 @@ def test_later_stages_learn_all_six_tasks(settings: tiny.TinySettings) -> None:
     (_, scenes), *_ = mixture(settings)
     assert isinstance(scenes, SceneSource)
     assert set(scenes.mix.tasks) == {"caption", "ask", "detect", "segment"}
+
+
+def test_shares_reach_the_sources_and_the_last_stage_asks_one_at_a_time() -> None:
+    shares = [share for share, _ in mixture(replace(MID, scenes=2.0, lines=0.5, pages=0.3))]
+    assert shares == [2.0, 0.5, 0.3]
+    assert (HIGH.together, MIX.together) == (True, False)
 
 
 @pytest.mark.parametrize("settings", [LOW, MID, HIGH, MIX])

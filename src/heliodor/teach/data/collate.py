@@ -1,4 +1,4 @@
-"""Examples to tensors. B pictures, R rows (one a turn), T text positions."""
+"""Examples to tensors. B pictures, R rows, T text positions, K turns of a row at most."""
 
 from __future__ import annotations
 
@@ -10,27 +10,37 @@ import torch
 from torch import Tensor
 
 from heliodor.errors import DataError
-from heliodor.teach.data.example import Example
+from heliodor.teach.data.example import Example, Turn
 from heliodor.text import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    r"""Rows of similar length, padded at the end.
+    r"""Rows of similar length, padded at the end; each holds one or more turns about one picture.
 
     Attributes:
-        tokens: int64 [R T], ``<bos> prompt "\\n" suffix <eos>``.
-        prefix: int64 [R], tokens of ``<bos> prompt "\\n"``.
-        length: int64 [R], real tokens.
+        tokens: int64 [R T], ``<bos> prompt "\n" suffix <eos>``, turn after turn.
+        turn: int64 [R T], which turn of its row a token belongs to; -1 on padding.
+        asked: bool [R T], True on ``<bos> prompt "\n"``.
         image: int64 [R], which picture of the batch a row is about.
-        tasks: the task of each row.
+        tasks: the task of each turn of each row.
     """
 
     tokens: Tensor
-    prefix: Tensor
-    length: Tensor
+    turn: Tensor
+    asked: Tensor
     image: Tensor
-    tasks: tuple[str, ...]
+    tasks: tuple[tuple[str, ...], ...]
+
+    @property
+    def prefix(self) -> Tensor:
+        """Asked tokens of each row, int64 [R]; its two-way block where a row is one turn."""
+        return self.asked.sum(-1)
+
+    @property
+    def length(self) -> Tensor:
+        """Real tokens of each row, int64 [R]."""
+        return (self.turn >= 0).sum(-1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,17 +60,34 @@ class Batch:
     covered: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """A row before it is padded: ids and their turns, how many are asked of each turn."""
+
+    ids: tuple[int, ...]
+    turn: tuple[int, ...]
+    asked: tuple[bool, ...]
+    image: int
+    tasks: tuple[str, ...]
+
+
 def collate(
-    examples: Sequence[Example], tokenizer: Tokenizer, *, group: int = 32, longest: int = 256
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    *,
+    group: int = 32,
+    longest: int = 256,
+    together: bool = False,
 ) -> Batch:
     """Tokenise, sort by length and pad.
 
     Args:
         examples: pictures of one size.
         tokenizer: ids of words.
-        group: rows of a group.
-        longest: text tokens of a row at most; a longer suffix loses its end, ``<eos>`` included,
+        group: turns of a group, about.
+        longest: text tokens of a turn at most; a longer suffix loses its end, ``<eos>`` included,
             as in big_vision.
+        together: put all turns about a picture into one row.
 
     Raises:
         DataError: a prompt alone fills ``longest``, or pictures differ in size.
@@ -68,20 +95,14 @@ def collate(
     shapes = {example.image.shape for example in examples}
     if len(shapes) != 1:
         raise DataError(f"the pictures of a batch must be of one size, not {sorted(shapes)}")
-    rows: list[tuple[list[int], int, int, str]] = []
+    rows: list[_Row] = []
     for index, example in enumerate(examples):
-        for turn in example.turns:
-            prefix = tokenizer.encode_prefix(turn.prompt)
-            if len(prefix) >= longest:
-                raise DataError(
-                    f"a prompt of {len(prefix)} tokens leaves no room for an answer in {longest}: "
-                    f"'{turn.prompt[:60]}...'"
-                )
-            ids = (prefix + tokenizer.encode_suffix(turn.suffix))[:longest]
-            rows.append((ids, len(prefix), index, turn.task))
-    rows.sort(key=lambda row: len(row[0]))
+        turns = [_row(turn, index, tokenizer, longest) for turn in example.turns]
+        rows += [_joined(turns)] if together else turns
+    rows.sort(key=lambda row: len(row.ids))
+    size = max(1, group * len(rows) // max(1, sum(len(row.tasks) for row in rows)))
     groups = [
-        _pad(rows[start : start + group], tokenizer.pad) for start in range(0, len(rows), group)
+        _pad(rows[start : start + size], tokenizer.pad) for start in range(0, len(rows), size)
     ]
     pixels = np.stack([example.image for example in examples])
     covers = {i: example.cover for i, example in enumerate(examples) if example.cover is not None}
@@ -134,19 +155,50 @@ def _select(rows: Rows, images: Tensor) -> Rows | None:
         return None
     return Rows(
         tokens=rows.tokens[kept],
-        prefix=rows.prefix[kept],
-        length=rows.length[kept],
+        turn=rows.turn[kept],
+        asked=rows.asked[kept],
         image=torch.searchsorted(images, rows.image[kept]),
         tasks=tuple(rows.tasks[int(index)] for index in kept),
     )
 
 
-def _pad(rows: Sequence[tuple[list[int], int, int, str]], pad: int) -> Rows:
-    longest = max(len(ids) for ids, *_ in rows)
+def _row(turn: Turn, image: int, tokenizer: Tokenizer, longest: int) -> _Row:
+    prefix = tokenizer.encode_prefix(turn.prompt)
+    if len(prefix) >= longest:
+        raise DataError(
+            f"a prompt of {len(prefix)} tokens leaves no room for an answer in {longest}: "
+            f"'{turn.prompt[:60]}...'"
+        )
+    ids = (prefix + tokenizer.encode_suffix(turn.suffix))[:longest]
+    return _Row(
+        ids=tuple(ids),
+        turn=(0,) * len(ids),
+        asked=tuple(place < len(prefix) for place in range(len(ids))),
+        image=image,
+        tasks=(turn.task,),
+    )
+
+
+def _joined(turns: Sequence[_Row]) -> _Row:
+    return _Row(
+        ids=tuple(i for turn in turns for i in turn.ids),
+        turn=tuple(number for number, turn in enumerate(turns) for _ in turn.ids),
+        asked=tuple(a for turn in turns for a in turn.asked),
+        image=turns[0].image,
+        tasks=tuple(turn.tasks[0] for turn in turns),
+    )
+
+
+def _pad(rows: Sequence[_Row], pad: int) -> Rows:
+    longest = max(len(row.ids) for row in rows)
+
+    def filled(values: Sequence[int], filler: int) -> list[int]:
+        return [*values, *[filler] * (longest - len(values))]
+
     return Rows(
-        tokens=torch.tensor([ids + [pad] * (longest - len(ids)) for ids, *_ in rows]),
-        prefix=torch.tensor([row[1] for row in rows]),
-        length=torch.tensor([len(row[0]) for row in rows]),
-        image=torch.tensor([row[2] for row in rows]),
-        tasks=tuple(row[3] for row in rows),
+        tokens=torch.tensor([filled(row.ids, pad) for row in rows]),
+        turn=torch.tensor([filled(row.turn, -1) for row in rows]),
+        asked=torch.tensor([filled(row.asked, False) for row in rows], dtype=torch.bool),
+        image=torch.tensor([row.image for row in rows]),
+        tasks=tuple(row.tasks for row in rows),
     )

@@ -1,8 +1,9 @@
 """What lies in each patch of a picture: things, the colours they are painted in, letters.
 
 N patches, row by row from the top left; KINDS columns: concepts by their id, then colours, then the
-printable characters of ASCII. Four more columns hold the edges of the thing that fills most of the
-patch.
+printable characters of ASCII twice, for the left half of the patch and the right one: small type
+has two or three letters in a patch, and reading wants their order. Four more columns hold the edges
+of the thing that fills most of the patch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ THINGS = len(load_concepts())
 _COLUMNS = {colour.name: THINGS + index for index, colour in enumerate(COLOURS)}
 _LETTERS = THINGS + len(COLOURS)
 _FIRST, _LAST = "!", "~"
-KINDS = _LETTERS + ord(_LAST) - ord(_FIRST) + 1
+_ALPHABET = ord(_LAST) - ord(_FIRST) + 1
+KINDS = _LETTERS + 2 * _ALPHABET
 """How many kinds there are."""
 EDGES = 4
 """Columns behind the kinds: x0, y0, x1, y1 in 1/255 of the side."""
@@ -53,7 +55,7 @@ def cover_things(scene: Scene, patch: int) -> NDArray[np.uint8]:
 
 
 def cover_letters(reading: Reading, patch: int) -> NDArray[np.uint8]:
-    """Which share of a letter lies in each patch, the largest where a letter is there twice.
+    """Which share of a letter lies in each half, the largest where a letter is there twice.
 
     Args:
         reading: of a size that patches fill.
@@ -62,24 +64,18 @@ def cover_letters(reading: Reading, patch: int) -> NDArray[np.uint8]:
     Returns:
         uint8 [N KINDS+EDGES], shares of 255; characters outside ASCII are left out, edges are 0.
     """
-    side = reading.glyphs.shape[0]
-    grid = side // patch
-    rows, columns = np.nonzero(reading.glyphs)
-    numbers = reading.glyphs[rows, columns].astype(np.int64) - 1
-    place = (rows // patch) * grid + columns // patch
-    counts = np.bincount(place * 256 + numbers, minlength=grid * grid * 256)
-    counts = counts.reshape(grid * grid, 256).astype(np.float32)
-    share = counts / np.maximum(1.0, counts.sum(0))
-    found = np.zeros((grid * grid, KINDS + EDGES), np.float32)
-    for number, letter in enumerate(reading.text[:255]):
+    counts = _by_half(reading.glyphs, patch)
+    share = counts / np.maximum(1.0, counts.sum((0, 1)))
+    found = np.zeros((2, len(share[0]), _ALPHABET), np.float32)
+    for number, letter in enumerate(reading.text[:255], 1):
         if _FIRST <= letter <= _LAST:
-            column = _LETTERS + ord(letter) - ord(_FIRST)
-            found[:, column] = np.maximum(found[:, column], share[:, number])
-    return np.round(found * 255).astype(np.uint8)
+            column = ord(letter) - ord(_FIRST)
+            found[..., column] = np.maximum(found[..., column], share[..., number])
+    return _lettered(found)
 
 
 def cover_codes(document: Document, patch: int) -> NDArray[np.uint8]:
-    """How much of each letter lies in each patch, in letters of the document's middling size.
+    """How much of each letter lies in each half, in letters of the document's middling size.
 
     Args:
         document: of a size that patches fill.
@@ -89,15 +85,26 @@ def cover_codes(document: Document, patch: int) -> NDArray[np.uint8]:
         uint8 [N KINDS+EDGES], letters of 255, at most one; characters outside ASCII are left out,
         edges are 0.
     """
-    grid = document.glyphs.shape[0] // patch
-    rows, columns = np.nonzero(document.glyphs)
-    codes = document.glyphs[rows, columns].astype(np.int64)
-    place = (rows // patch) * grid + columns // patch
-    counts = np.bincount(place * 256 + codes, minlength=grid * grid * 256)
-    counts = counts.reshape(grid * grid, 256)[:, ord(_FIRST) : ord(_LAST) + 1]
-    written = [document.letters.count(chr(c)) for c in range(ord(_FIRST), ord(_LAST) + 1)]
-    letter = counts.sum(0) / np.maximum(1, written)
-    found = np.zeros((grid * grid, KINDS + EDGES), np.uint8)
-    share = counts / np.maximum(1.0, letter)
-    found[:, _LETTERS:KINDS] = np.round(share.clip(0, 1) * 255)
+    codes = range(ord(_FIRST), ord(_LAST) + 1)
+    counts = _by_half(document.glyphs, patch)[..., codes.start : codes.stop]
+    written = np.array([document.letters.count(chr(code)) for code in codes])
+    letter = counts.sum((0, 1)) / np.maximum(1, written)
+    return _lettered((counts / np.maximum(1.0, letter)).clip(0, 1))
+
+
+def _by_half(glyphs: NDArray[np.uint8], patch: int) -> NDArray[np.float32]:
+    """Pixels of each number in the left and right half of each patch, [2 N 256]."""
+    grid = glyphs.shape[0] // patch
+    rows, columns = np.nonzero(glyphs)
+    half = (columns % patch) * 2 // patch
+    place = (half * grid + rows // patch) * grid + columns // patch
+    numbers = place * 256 + glyphs[rows, columns]
+    counts = np.bincount(numbers, minlength=2 * grid * grid * 256)
+    return counts.reshape(2, grid * grid, 256).astype(np.float32)
+
+
+def _lettered(share: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Shares of letters [2 N letters] in their columns."""
+    found = np.zeros((share.shape[1], KINDS + EDGES), np.uint8)
+    found[:, _LETTERS:KINDS] = np.round(np.concatenate(share, axis=1) * 255)
     return found

@@ -30,7 +30,7 @@ from heliodor.teach.state import newest_model
 from heliodor.text import Tokenizer
 from heliodor.zoo import MASK_CODEC, TOKENIZER
 
-_SHARES = {"mid": (0.7, 0.2, 0.1), "high": (0.5, 0.25, 0.25), "mix": (0.5, 0.25, 0.25)}
+_ASKED = TaskMix(tasks={"caption": 0.25, "ask": 0.3, "detect": 0.25, "segment": 0.2})
 _SHOWN = 0x5EE  # seeds of the examples shown while a run lasts, which no batch draws
 PLACES = 1024  # of a coordinate
 PATCH = TINY_VISION.patch_size
@@ -42,7 +42,7 @@ class TinySettings:
     """Numbers of one stage.
 
     Attributes:
-        stage: "low", "mid", "high" or "mix": which mixture is drawn.
+        stage: "low", "mid", "high" or "mix": what the run is called.
         start: what to take over: the folder of an earlier run, whose newest state counts, or of a
             checkpoint in transformers layout; empty for nothing.
         size: side of the pictures in pixels.
@@ -59,6 +59,10 @@ class TinySettings:
         most: things in a scene at most: small pictures have no room for small things.
         grounding: weight of what lies in the patches beside the answers.
         apart: whether the answers leave the image tower alone.
+        together: whether the questions about a picture share one row of the decoder.
+        scenes: share of pictures that show things.
+        lines: share of pictures that show a few words.
+        pages: share of pictures that are documents.
         spread: how far a place may be from the right one and still be told near it, in 1/1024 of
             the side; 0 for not at all.
         sample_every: steps between sample predictions; 0 for none.
@@ -83,6 +87,10 @@ class TinySettings:
     most: int = MOST
     grounding: float = 0.2
     apart: bool = False
+    together: bool = False
+    scenes: float = 0.5
+    lines: float = 0.25
+    pages: float = 0.25
     spread: float = 6.0
     sample_every: int = 200
     parts: int = 1
@@ -106,6 +114,9 @@ LOW = TinySettings(
     apart=True,
     close=0.25,
     most=2,
+    scenes=0.9,
+    lines=0.1,
+    pages=0.0,
 )
 MID = TinySettings(
     stage="mid",
@@ -121,20 +132,28 @@ MID = TinySettings(
     apart=True,
     close=0.15,
     seed=14,
+    scenes=0.7,
+    lines=0.2,
+    pages=0.1,
 )
 HIGH = TinySettings(
     stage="high",
     start="",
     size=224,
-    images=12,
-    turns=3,
-    steps=1500,
-    rate=6e-4,
-    muon=0.006,
-    tower=0.5,
+    images=16,
+    turns=8,
+    steps=2400,
+    rate=8e-4,
+    muon=0.01,
+    tower=0.4,
     grounding=1.0,
     apart=True,
+    together=True,
+    close=0.05,
     seed=12,
+    scenes=0.55,
+    lines=0.25,
+    pages=0.2,
 )
 MIX = TinySettings(
     stage="mix",
@@ -205,6 +224,7 @@ def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjecti
         shown=shown,
         grounding=settings.grounding,
         apart=settings.apart,
+        together=settings.together,
         near=Nearness(first=tokenizer.loc_start, count=PLACES, spread=settings.spread)
         if settings.spread
         else None,
@@ -221,7 +241,7 @@ def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjecti
         schedule=Schedule(steps=settings.steps, warmup=settings.warmup, floor=settings.floor),
         data=f"{settings.images} pictures of {settings.size} pixels a step, "
         f"{settings.turns} questions each, strength {settings.strength}, close {settings.close}, "
-        f"seed {settings.seed}",
+        f"shares {settings.scenes} {settings.lines} {settings.pages}, seed {settings.seed}",
         sample_every=settings.sample_every,
         parts=settings.parts,
     )
@@ -232,28 +252,24 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
     """What a stage draws, with the share of pictures each source gives.
 
     Raises:
-        TrainingError: no stage of that name.
+        TrainingError: the shares are all 0.
     """
+    if settings.scenes + settings.lines + settings.pages <= 0:
+        raise TrainingError("scenes, lines and pages are all 0: one is to be more")
     size, turns = settings.size, settings.turns
-    if settings.stage == "low":
-        asks = TaskMix(tasks={"caption": 0.3, "ask": 0.25, "detect": 0.3, "segment": 0.15})
-        return ((0.9, _scenes(settings, asks)), (0.1, ReadingSource(size=size, patch=PATCH)))
-    if settings.stage not in _SHARES:
-        raise TrainingError(f"no stage '{settings.stage}'; there are low, {', '.join(_SHARES)}")
-    scenes, reading, documents = _SHARES[settings.stage]
-    asks = TaskMix(tasks={"caption": 0.2, "ask": 0.35, "detect": 0.25, "segment": 0.2})
-    return (
-        (scenes, _scenes(settings, asks)),
-        (reading, ReadingSource(size=size, patch=PATCH)),
-        (documents, DocumentSource(size=size, turns=turns, patch=PATCH)),
+    drawn: tuple[tuple[float, Source], ...] = (
+        (settings.scenes, _scenes(settings)),
+        (settings.lines, ReadingSource(size=size, patch=PATCH)),
+        (settings.pages, DocumentSource(size=size, turns=turns, patch=PATCH)),
     )
+    return tuple((share, source) for share, source in drawn if share > 0)
 
 
-def _scenes(settings: TinySettings, mix: TaskMix) -> SceneSource:
+def _scenes(settings: TinySettings) -> SceneSource:
     return SceneSource(
         size=settings.size,
         turns=settings.turns,
-        mix=mix,
+        mix=_ASKED,
         codec=MASK_CODEC,
         close=settings.close,
         strength=settings.strength,
