@@ -72,8 +72,10 @@ class AnswerObjective:
         by_task: dict[str, list[float]] = defaultdict(list)
         for rows in batch.groups:
             losses = self._turn_losses(features, rows)
-            counts = [len(tasks) for tasks in rows.tasks]
-            parts += [turns.mean() for turns in losses.split(counts)]
+            start = 0
+            for row in rows.tasks:
+                parts.append(losses[start : start + len(row)].mean())
+                start += len(row)
             tasks = (task for tasks in rows.tasks for task in tasks)
             for task, value in zip(tasks, losses.detach(), strict=True):
                 by_task[task].append(float(value))

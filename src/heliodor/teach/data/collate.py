@@ -192,13 +192,13 @@ def _joined(turns: Sequence[_Row]) -> _Row:
 def _pad(rows: Sequence[_Row], pad: int) -> Rows:
     longest = max(len(row.ids) for row in rows)
 
-    def filled(values: Sequence[int], filler: int) -> list[int]:
+    def filled(values: Sequence[int], filler: int = 0) -> list[int]:
         return [*values, *[filler] * (longest - len(values))]
 
     return Rows(
         tokens=torch.tensor([filled(row.ids, pad) for row in rows]),
         turn=torch.tensor([filled(row.turn, -1) for row in rows]),
-        asked=torch.tensor([filled(row.asked, False) for row in rows], dtype=torch.bool),
+        asked=torch.tensor([filled(row.asked) for row in rows], dtype=torch.bool),
         image=torch.tensor([row.image for row in rows]),
         tasks=tuple(row.tasks for row in rows),
     )
