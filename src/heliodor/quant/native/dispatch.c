@@ -1,0 +1,73 @@
+/* Which path this processor can take: the best it has, asked once. */
+#include <string.h>
+
+#include "heliodor.h"
+#include "job.h"
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#ifndef HWCAP_ASIMDDP
+#define HWCAP_ASIMDDP (1 << 20)
+#endif
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+#if defined(__x86_64__)
+static int has_avx512(void) {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+static int has_avx2(void) {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+#elif defined(__aarch64__)
+static int has_dot(void) {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, NULL, 0) == 0 && value;
+#else
+  return 0;
+#endif
+}
+#endif
+static int always(void) { return 1; }
+
+static const struct {
+  const processor *path;
+  int (*here)(void);
+} paths[] = {
+#if defined(__x86_64__)
+    {&processor_avx512, has_avx512},
+    {&processor_avx2, has_avx2},
+#elif defined(__aarch64__)
+    {&processor_neon, has_dot},
+#endif
+    {&processor_plain, always},
+};
+enum { PATHS = sizeof paths / sizeof *paths };
+
+static const processor *chosen;
+
+const processor *processor_now(void) {
+  for (int i = 0; !chosen; i++)
+    if (paths[i].here()) chosen = paths[i].path;
+  return chosen;
+}
+
+int heliodor_choose(const char *name) {
+  for (int i = 0; i < PATHS; i++)
+    if (strcmp(paths[i].path->name, name) == 0 && paths[i].here()) {
+      chosen = paths[i].path;
+      return 0;
+    }
+  return -1;
+}
+
+const char *heliodor_processor(void) { return processor_now()->name; }
+
+int heliodor_abi(void) { return HELIODOR_ABI; }

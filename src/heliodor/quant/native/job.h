@@ -1,0 +1,82 @@
+/* What the files of this folder tell each other: jobs, the pool, and one table a processor. */
+#ifndef HELIODOR_JOB_H
+#define HELIODOR_JOB_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define BLOCK 16   /* output channels that lie together */
+#define PANEL 4    /* blocks that one task computes */
+#define GROUP 64   /* channels in that share a scale in int4 */
+
+/* A product of quantised rows with packed weights, int8 or int4. */
+typedef struct {
+  const int8_t *q; /* codes [rows][q_stride], zero beyond K */
+  int64_t q_stride;
+  const float *row_scale;
+  const int32_t *row_sum;   /* int8: the sum of a row's codes */
+  const int32_t *group_sum; /* int4: the same for each group, [rows][groups] */
+  const uint8_t *weight;
+  const float *scale;          /* int8: [columns] */
+  const uint16_t *group_scale; /* int4: bfloat16 [blocks][groups][16] */
+  const float *bias;           /* [columns], or NULL */
+  float *out;
+  int64_t out_stride;
+  int64_t rows, columns;
+  int64_t quads;  /* int8: K / 4, rounded up */
+  int64_t groups; /* int4: K / 64, rounded up */
+  int64_t first_block;
+  const int32_t *blocks; /* the blocks to compute, or NULL for a range from first_block */
+  int64_t block_count;
+} product;
+
+/* Rows on their way to int8. */
+typedef struct {
+  int kind;
+  const float *x, *y, *weight, *bias;
+  int64_t x_stride, y_stride;
+  float eps;
+  int64_t width;
+  int8_t *q;
+  int64_t q_stride;
+  float *scale;
+  int32_t *sums;
+} row_job;
+
+/* What a processor path must offer. */
+typedef struct {
+  const char *name;
+  /* rows begin..end-1 of the output channels of `count` <= PANEL blocks from the job's slot `slot` */
+  void (*panel8)(const product *p, int64_t begin, int64_t end, int64_t slot, int count);
+  /* one row to codes; `scratch` holds `width` floats, rounded up to 16 */
+  void (*row)(const row_job *job, int64_t row, float *scratch);
+} processor;
+
+extern const processor processor_plain;
+extern const processor processor_avx2;
+extern const processor processor_avx512;
+extern const processor processor_neon;
+
+/* rows.c is compiled once for each instruction set. */
+void row_plain(const row_job *job, int64_t row, float *scratch);
+void row_avx2(const row_job *job, int64_t row, float *scratch);
+void row_avx512(const row_job *job, int64_t row, float *scratch);
+
+const processor *processor_now(void);
+
+/* Call work(context, task, worker) for every task, on at most `threads` threads, this one among
+ * them; workers are numbered from 0. Returns when all are done. */
+typedef void (*pool_work)(void *context, int64_t task, int worker);
+void pool_run(int threads, int64_t tasks, pool_work work, void *context);
+
+/* The block that a job's slot stands for, and how many of its 16 channels exist. */
+INLINE int64_t block_at(const product *p, int64_t slot) {
+  return p->blocks ? p->blocks[slot] : p->first_block + slot;
+}
+INLINE int channels_in(const product *p, int64_t block) {
+  int64_t left = p->columns - block * BLOCK;
+  return left < BLOCK ? (int)left : BLOCK;
+}
+
+#endif

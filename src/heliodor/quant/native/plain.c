@@ -1,0 +1,27 @@
+/* Portable C: the reference that every other path equals bit for bit, and what runs elsewhere. */
+#include <string.h>
+
+#include "job.h"
+
+static void one8(const product *p, int64_t row, int64_t slot) {
+  int64_t block = block_at(p, slot);
+  int channels = channels_in(p, block);
+  const int8_t *q = p->q + row * p->q_stride;
+  const uint8_t *w = p->weight + block * p->quads * 64;
+  float *out = p->out + row * p->out_stride + slot * BLOCK;
+  int32_t sum[BLOCK] = {0};
+  for (int64_t k = 0; k < p->quads; k++, w += 64, q += 4)
+    for (int n = 0; n < BLOCK; n++)
+      for (int i = 0; i < 4; i++) sum[n] += (w[n * 4 + i] - 128) * q[i];
+  for (int n = 0; n < channels; n++) {
+    float value = (float)sum[n] * (p->row_scale[row] * p->scale[block * BLOCK + n]);
+    out[n] = p->bias ? value + p->bias[block * BLOCK + n] : value;
+  }
+}
+
+static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, int count) {
+  for (int c = 0; c < count; c++)
+    for (int64_t row = begin; row < end; row++) one8(p, row, slot + c);
+}
+
+const processor processor_plain = {"plain", panel8, row_plain};

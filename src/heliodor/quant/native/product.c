@@ -1,0 +1,98 @@
+/* Jobs cut into tasks: rows to quantise, panels of output channels to compute. */
+#include <stdlib.h>
+
+#include "heliodor.h"
+#include "job.h"
+
+#define FEW_ROWS 12   /* rows that share one reading of the weights */
+#define MOST_ROWS 768 /* rows of one task */
+
+static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---- rows ---- */
+
+typedef struct {
+  row_job job;
+  int64_t rows, each, scratch_size;
+  float *scratch;
+} row_tasks;
+
+static void row_task(void *context, int64_t task, int worker) {
+  row_tasks *t = context;
+  int64_t end = least(t->rows, (task + 1) * t->each);
+  for (int64_t row = task * t->each; row < end; row++)
+    processor_now()->row(&t->job, row, t->scratch + worker * t->scratch_size);
+}
+
+int heliodor_quantise(int kind, const float *x, int64_t x_stride, const float *y, int64_t y_stride,
+                      const float *weight, const float *bias, float eps, int64_t rows,
+                      int64_t width, int8_t *q, int64_t q_stride, float *scale, int32_t *sums,
+                      int threads) {
+  row_tasks t = {.job = {kind, x, y, weight, bias, x_stride, y_stride, eps, width, q, q_stride,
+                         scale, sums},
+                 .rows = rows,
+                 .scratch_size = up(width, 16) * 16 + 16};
+  if (rows == 0) return 0;
+  t.each = up(rows, 4 * threads);
+  if (t.each * width < 16384) t.each = up(16384, width); /* less is not worth waking a thread */
+  if (kind != ROW_PLAIN) {
+    t.scratch = malloc((size_t)(threads * t.scratch_size) * sizeof(float));
+    if (!t.scratch) return -1;
+  }
+  pool_run(threads, up(rows, t.each), row_task, &t);
+  free(t.scratch);
+  return 0;
+}
+
+/* ---- products ---- */
+
+typedef struct {
+  product p;
+  int64_t parts, each; /* row parts, rows in one */
+} product_tasks;
+
+/* Cut rows only as far as it takes to give every thread some panels. */
+static void cut(product_tasks *t, int threads) {
+  int64_t rows = t->p.rows, panels = up(t->p.block_count, PANEL);
+  int64_t parts = up(rows, MOST_ROWS), wanted = threads > 1 ? up(4 * threads, panels) : 1;
+  if (rows <= FEW_ROWS) wanted = 1;
+  if (wanted > rows / 48) wanted = rows / 48;
+  if (parts < wanted) parts = wanted;
+  t->each = up(up(rows, parts), 6) * 6;
+  t->parts = up(rows, t->each);
+}
+
+static void task8(void *context, int64_t task, int worker) {
+  const product_tasks *t = context;
+  int64_t begin = task % t->parts * t->each, slot = task / t->parts * PANEL;
+  (void)worker;
+  processor_now()->panel8(&t->p, begin, least(t->p.rows, begin + t->each), slot,
+                          (int)least(PANEL, t->p.block_count - slot));
+}
+
+int heliodor_product8(const int8_t *q, int64_t q_stride, const float *row_scale,
+                      const int32_t *row_sum, const uint8_t *weight, const float *scale,
+                      const float *bias, float *out, int64_t out_stride, int64_t rows,
+                      int64_t columns, int64_t depth, int64_t first_block, const int32_t *blocks,
+                      int64_t block_count, int threads) {
+  product_tasks t = {.p = {.q = q,
+                           .q_stride = q_stride,
+                           .row_scale = row_scale,
+                           .row_sum = row_sum,
+                           .weight = weight,
+                           .scale = scale,
+                           .bias = bias,
+                           .out = out,
+                           .out_stride = out_stride,
+                           .rows = rows,
+                           .columns = columns,
+                           .quads = up(depth, 4),
+                           .first_block = first_block,
+                           .blocks = blocks,
+                           .block_count = block_count}};
+  if (rows == 0 || block_count == 0) return 0;
+  cut(&t, threads);
+  pool_run(threads, up(block_count, PANEL) * t.parts, task8, &t);
+  return 0;
+}
