@@ -18,8 +18,10 @@ from typing import Any, BinaryIO, cast
 from heliodor.checkpoints.files import parse_json_object
 from heliodor.errors import FileFormatError
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+STEM = "model"
+"""What transformers calls the files of weights."""
+SINGLE = f"{STEM}.safetensors"
+INDEX = f"{STEM}.safetensors.index.json"
 SIZES: dict[str, int] = {
     "F64": 8,
     "F32": 4,

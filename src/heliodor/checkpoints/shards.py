@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from heliodor.checkpoints.files import Replacement, to_json
-from heliodor.checkpoints.header import INDEX, SINGLE
+from heliodor.checkpoints.header import STEM
 from heliodor.checkpoints.tensors import DTYPES
 from heliodor.checkpoints.weights import Weight, loses_range
 from heliodor.errors import CheckpointError
@@ -51,6 +51,8 @@ def write_tensors(
     tensors: Mapping[str, Tensor] | Mapping[str, Weight],
     dtype: torch.dtype | None,
     max_shard_size: int,
+    *,
+    stem: str = STEM,
 ) -> None:
     """Write ``model.safetensors``, or shards and their index where one file would be too large.
 
@@ -62,20 +64,23 @@ def write_tensors(
         tensors: by the names to write, in the order to write.
         dtype: of all of them in the file; None keeps each one's own.
         max_shard_size: bytes.
+        stem: what the files are called in place of ``model``.
 
     Raises:
         CheckpointError: a value that the type cannot hold.
     """
     planned = [Planned.of(name, source, dtype) for name, source in tensors.items()]
     shards = _divide(planned, max_shard_size)
-    names = _shard_names(len(shards))
-    for stale in (SINGLE, INDEX, *(p.name for p in new.folder.glob("model-*-of-*.safetensors"))):
+    names = _shard_names(len(shards), stem)
+    index = f"{stem}.safetensors.index.json"
+    divided = (p.name for p in new.folder.glob(f"{stem}-*-of-*.safetensors"))
+    for stale in (f"{stem}.safetensors", index, *divided):
         new.remove_afterwards(stale)
     for name, shard in zip(names, shards, strict=True):
         with new.open(name) as file:
             write_file(file, shard, {})
     if len(shards) > 1:
-        new.write(INDEX, _index(names, shards))
+        new.write(index, _index(names, shards))
 
 
 def _divide(planned: Sequence[Planned], limit: int) -> list[list[Planned]]:
@@ -90,10 +95,10 @@ def _divide(planned: Sequence[Planned], limit: int) -> list[list[Planned]]:
     return shards
 
 
-def _shard_names(count: int) -> list[str]:
+def _shard_names(count: int, stem: str) -> list[str]:
     if count == 1:
-        return [SINGLE]
-    return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
 
 
 def _index(names: Sequence[str], shards: Sequence[Sequence[Planned]]) -> bytes:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from heliodor.checkpoints.files import read_json
-from heliodor.checkpoints.header import INDEX, SINGLE, parse_header
+from heliodor.checkpoints.header import STEM, parse_header
 from heliodor.checkpoints.weights import Weight
 from heliodor.errors import FileFormatError
 
@@ -151,11 +151,15 @@ class Tensors:
         return same
 
 
-def open_tensors(place: str | Path) -> Tensors:
+def open_tensors(place: str | Path, *, stem: str = STEM) -> Tensors:
     """Open the weights of a folder, or one safetensors file.
 
     In a folder ``model.safetensors`` counts before ``model.safetensors.index.json`` and the shards
     it names, as in transformers.
+
+    Args:
+        place: the folder or file.
+        stem: what a folder's files are called in place of ``model``.
 
     Raises:
         FileFormatError: no weights there, a shard that is absent or broken, or an index that
@@ -165,25 +169,26 @@ def open_tensors(place: str | Path) -> Tensors:
     if not place.is_dir():
         file = TensorFile(place)
         return Tensors(place, dict.fromkeys(file.entries, file))
-    if (place / SINGLE).exists():
-        file = TensorFile(place / SINGLE)
+    single, index = place / f"{stem}.safetensors", place / f"{stem}.safetensors.index.json"
+    if single.exists():
+        file = TensorFile(single)
         return Tensors(place, dict.fromkeys(file.entries, file))
-    if (place / INDEX).exists():
-        return _open_shards(place)
-    raise FileFormatError(_no_weights(place))
+    if index.exists():
+        return _open_shards(index)
+    raise FileFormatError(_no_weights(place, single.name, index.name))
 
 
-def _no_weights(folder: Path) -> str:
+def _no_weights(folder: Path, single: str, index: str) -> str:
     others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".npz"})
-    message = f"{folder} holds no {SINGLE} and no {INDEX}"
+    message = f"{folder} holds no {single} and no {index}"
     if others:
         message += f"; {others[0]} is not read, save the checkpoint as safetensors"
     return message
 
 
-def _open_shards(folder: Path) -> Tensors:
+def _open_shards(index: Path) -> Tensors:
     """The shards that an index names, each holding exactly what the index says."""
-    index = folder / INDEX
+    folder = index.parent
     weight_map: Any = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FileFormatError(f'{index} has no "weight_map" of tensor names to shard names')
