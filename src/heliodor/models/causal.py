@@ -12,6 +12,7 @@ from torch import Tensor
 
 from heliodor.models.gemma import Gemma
 from heliodor.nn.cache import KVCache
+from heliodor.nn.linear import Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,13 +47,14 @@ class CausalGemma:
             mask = mask | _itself(valid)  # the text may lie outside of padding's window
         return self.gemma(self.gemma.embed(tokens), positions, mask, depth=depth, keep=keep)
 
-    def prefill(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, KVCache]:
+    def prefill(self, tokens: Tensor, valid: Tensor, rows: Rows = None) -> tuple[Tensor, KVCache]:
         """Logits of the first token to generate, float32 [B V], and the cache for :meth:`step`.
 
-        Arguments are those of :meth:`read_prompt`.
+        Arguments are those of :meth:`read_prompt`, and ``rows``: the ids whose logits are wanted,
+        as in :meth:`Gemma.logits`.
         """
         hidden, cache = self.read_prompt(tokens, valid)
-        return self.gemma.logits(hidden), cache
+        return self.gemma.logits(hidden, rows), cache
 
     def read_prompt(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, KVCache]:
         """Read the prompts.
@@ -71,11 +73,20 @@ class CausalGemma:
         hidden = self.gemma(x, positions, mask | _itself(valid), cache, keep=1)
         return hidden[:, 0], cache
 
-    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """One more token of every row: tokens int64 [B] -> logits of the next, float32 [B V]."""
+    def step(self, tokens: Tensor, cache: KVCache, rows: Rows = None) -> Tensor:
+        """One more token of every row.
+
+        Args:
+            tokens: int64 [B].
+            cache: of what came before; it takes the tokens in.
+            rows: the ids whose logits are wanted, as in :meth:`Gemma.logits`; None for all.
+
+        Returns:
+            Logits of the token after, float32 [B V] or [B R].
+        """
         positions = cache.begin_step()
         hidden = self.gemma(self.gemma.embed(tokens[:, None]), positions, cache.mask, cache)
-        return self.gemma.logits(hidden[:, 0])
+        return self.gemma.logits(hidden[:, 0], rows)
 
 
 def _causal(length: int, device: torch.device) -> Tensor:

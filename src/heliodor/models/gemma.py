@@ -16,12 +16,11 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from heliodor.errors import ConfigError
 from heliodor.nn.attention import attend, merge_heads, split_heads
 from heliodor.nn.cache import KVCache
-from heliodor.nn.linear import Linear, arithmetic, wide_linear
+from heliodor.nn.linear import Linear, Rows, gated, project, scores
 from heliodor.nn.mask import Masks, near
 from heliodor.nn.norm import RMSNorm
 from heliodor.nn.rope import rotate, rotations
@@ -106,21 +105,29 @@ class GemmaAttention(nn.Module):
         self.v = Linear(config.width, config.num_kv_heads * config.head_dim, bias=False)
         self.out = Linear(config.num_heads * config.head_dim, config.width, bias=False)
 
-    def keys_values(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """X [B T W] -> rotated keys and values, [B K T H] each."""
-        k = rotate(split_heads(self.k(x), self.num_kv_heads), *turn)
-        return k, split_heads(self.v(x), self.num_kv_heads)
-
     def forward(
         self,
         x: Tensor,
-        k: Tensor,
-        v: Tensor,
         turn: tuple[Tensor, Tensor],
         mask: Tensor | None,
+        cache: tuple[KVCache, int] | None,
+        keep: int,
     ) -> Tensor:
-        """Queries from x [B T W] over k, v [B K S H] -> [B T W]."""
-        q = rotate(split_heads(self.q(x), self.num_heads), *turn)
+        """X [B T W] -> [B keep W]: all give keys and values, the last ``keep`` ask."""
+        length = x.shape[1]
+        if keep == length:
+            q, k, v = project(x, (self.q, self.k, self.v))
+        else:
+            k, v = project(x, (self.k, self.v))
+            (q,) = project(x[:, -keep:], (self.q,))
+        k = rotate(split_heads(k, self.num_kv_heads), *turn)
+        v = split_heads(v, self.num_kv_heads)
+        if cache is not None:
+            k, v = cache[0].append(cache[1], k, v)
+        if keep < length:
+            turn = (turn[0][:, :, -keep:], turn[1][:, :, -keep:])
+            mask = mask[:, :, -keep:] if mask is not None and mask.shape[2] > 1 else mask
+        q = rotate(split_heads(q, self.num_heads), *turn)
         return self.out(merge_heads(attend(q, k, v, mask, scale=self.scale, cap=self.cap)))
 
 
@@ -135,10 +142,7 @@ class GemmaMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X [B T W] -> [B T W]."""
-        gate, up = self.gate(x), self.up(x)
-        if gate.dtype == torch.float16:
-            gate, up = gate.float(), up.float()
-        return wide_linear(self.down, F.gelu(gate, approximate="tanh") * up)
+        return gated(x, self.gate, self.up, self.down)
 
 
 class GemmaLayer(nn.Module):
@@ -165,15 +169,9 @@ class GemmaLayer(nn.Module):
         keep: int,
     ) -> Tensor:
         """X float32 [B T W] -> float32 [B keep W]: all are read, the last ``keep`` go on."""
-        h = self.pre_attention_norm(x)
-        k, v = self.attention.keys_values(h, turn)
-        if cache is not None:
-            k, v = cache[0].append(cache[1], k, v)
-        if keep < x.shape[1]:
-            x, h = x[:, -keep:], h[:, -keep:]
-            turn = (turn[0][:, :, -keep:], turn[1][:, :, -keep:])
-            mask = mask[:, :, -keep:] if mask is not None and mask.shape[2] > 1 else mask
-        x = x + self.post_attention_norm(self.attention(h, k, v, turn, mask))
+        read = self.attention(self.pre_attention_norm(x), turn, mask, cache, keep)
+        x = x if keep == x.shape[1] else x[:, -keep:]
+        x = x + self.post_attention_norm(read)
         return x + self.post_mlp_norm(self.mlp(self.pre_mlp_norm(x)))
 
 
@@ -244,14 +242,20 @@ class Gemma(nn.Module):
         nearby = near(positions, keys, window)
         return Masks(full=mask, local=nearby if mask is None else mask & nearby)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of every row of the unscaled table: hidden [... W] -> float32 [... V].
+    def logits(self, hidden: Tensor, rows: Rows = None) -> Tensor:
+        """Scores of rows of the unscaled table.
 
         Where the configuration has a ``final_cap`` all of them are capped, at every position, as in
         transformers. big_vision caps the second and later generated tokens alone.
+
+        Args:
+            hidden: [... W].
+            rows: a range (first, end) or ids int64 [R]; None for the whole table. No other row is
+                multiplied.
+
+        Returns:
+            float32 [... V], or [... R] in the order of ``rows``.
         """
-        weight = self.embedding.weight
-        dtype = arithmetic(weight.dtype, weight.device)
-        scores = F.linear(hidden.to(dtype), weight.to(dtype)).float()
+        found = scores(hidden, self.embedding, rows)
         cap = self.config.final_cap
-        return scores if cap is None else torch.tanh(scores / cap) * cap
+        return found if cap is None else torch.tanh(found / cap) * cap

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from heliodor.models.gemma import Gemma, GemmaConfig
 from heliodor.models.siglip import SiglipVision, SiglipVisionConfig
 from heliodor.nn.cache import KVCache
-from heliodor.nn.linear import Linear
+from heliodor.nn.linear import Linear, Rows
 from heliodor.nn.mask import Masks, padding, prefix_lm
 
 
@@ -101,13 +101,15 @@ class PaliGemma(nn.Module):
         features: Tensor | None,
         valid: Tensor,
         feature_valid: Tensor | None = None,
+        rows: Rows = None,
     ) -> tuple[Tensor, KVCache]:
         """Logits of the first token to generate, float32 [B V], and the cache for :meth:`step`.
 
-        Arguments are those of :meth:`read_prompt`.
+        Arguments are those of :meth:`read_prompt`, and ``rows``: the ids whose logits are wanted,
+        as in :meth:`Gemma.logits`.
         """
         hidden, cache = self.read_prompt(tokens, features, valid, feature_valid)
-        return self.language.logits(hidden), cache
+        return self.language.logits(hidden, rows), cache
 
     def read_prompt(
         self,
@@ -139,9 +141,18 @@ class PaliGemma(nn.Module):
         hidden = self.language(x, positions, Masks(full=mask, local=mask), cache, keep=1)
         return hidden[:, 0], cache
 
-    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """One more token of every row: tokens int64 [B] -> logits of the next, float32 [B V]."""
+    def step(self, tokens: Tensor, cache: KVCache, rows: Rows = None) -> Tensor:
+        """One more token of every row.
+
+        Args:
+            tokens: int64 [B].
+            cache: of what came before; it takes the tokens in.
+            rows: the ids whose logits are wanted, as in :meth:`Gemma.logits`; None for all.
+
+        Returns:
+            Logits of the token after, float32 [B V] or [B R].
+        """
         positions = cache.begin_step()
         x = self.language.embed(tokens[:, None])
         hidden = self.language(x, positions, cache.mask, cache)
-        return self.language.logits(hidden[:, 0])
+        return self.language.logits(hidden[:, 0], rows)

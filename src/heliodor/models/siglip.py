@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from heliodor.errors import ConfigError
 from heliodor.nn.attention import attend, merge_heads, split_heads
-from heliodor.nn.linear import Linear, arithmetic
+from heliodor.nn.linear import Linear, product, project
 from heliodor.nn.norm import LayerNorm
 
 
@@ -60,7 +60,8 @@ class VisionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X [B N D] -> [B N D]."""
-        q, k, v = (split_heads(proj(x), self.num_heads) for proj in (self.q, self.k, self.v))
+        parts = project(x, (self.q, self.k, self.v))
+        q, k, v = (split_heads(part, self.num_heads) for part in parts)
         return self.out(merge_heads(attend(q, k, v, mask=None)))
 
 
@@ -116,10 +117,7 @@ class SiglipVision(nn.Module):
         x = pixels[:, :, : rows * patch, : columns * patch]
         x = x.reshape(batch, channels, rows, patch, columns, patch)
         x = x.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)
-        dtype = arithmetic(self.patch.weight.dtype, self.patch.weight.device)
-        weight = self.patch.weight.flatten(1).to(dtype)
-        bias = None if self.patch.bias is None else self.patch.bias.to(dtype)
-        return F.linear(x.to(dtype), weight, bias).float()
+        return product(x, self.patch.weight.flatten(1), self.patch.bias).float()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [B 3 H W] in -1..1 -> float32 [B N D], after the final norm."""

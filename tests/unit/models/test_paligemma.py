@@ -209,3 +209,16 @@ def test_narrow_weights_give_what_float32_gives_on_them(dtype: torch.dtype) -> N
     exact = tiny.paligemma()
     first, _ = prefill(exact, batch)
     assert tiny.relative_error(first, expected) > 1e-4, "rounding the weights was to show"
+
+
+@pytest.mark.parametrize("rows", [(3, 9), torch.tensor([40, 2, 2])], ids=["range", "ids"])
+@torch.no_grad()
+def test_logits_of_some_rows_are_those_of_all(rows: tuple[int, int] | Tensor) -> None:
+    model = tiny.paligemma()
+    batch = make_batch(model, [1, 1, 1])
+    chosen = slice(*rows) if isinstance(rows, tuple) else rows
+    whole, cache = prefill(model, batch)
+    some, other = model.prefill(batch.tokens, batch.features, batch.valid, rows=rows)
+    assert tiny.relative_error(some, whole[:, chosen]) < 1e-6
+    found = model.step(SUFFIX[:, 0], other, rows)
+    assert tiny.relative_error(found, model.step(SUFFIX[:, 0], cache)[:, chosen]) < 1e-6
