@@ -86,7 +86,8 @@ class AnswerObjective:
         """Image tokens [B N W], the loss of what lies in the patches, and figures of it."""
         pixels = pixels_in(batch.pixels)
         if not (isinstance(self.model, GroundedPaliGemma) and len(batch.covered)):
-            return self.model.encode_images(pixels), torch.zeros(()), {}
+            features = self.model.encode_images(pixels)
+            return features, features.new_zeros(()), {}
         features, patches = self.model.look(pixels, apart=self.apart)
         loss, figures = patch_loss(patches[batch.covered], batch.cover)
         return features, self.grounding * loss, figures
@@ -113,11 +114,12 @@ class AnswerObjective:
     def samples(self) -> list[str]:
         """What the model now answers to ``shown``, beside the truth."""
         lines: list[str] = []
+        device = self.model.projector.weight.device
         for example in self.shown:
-            pixels = pixels_in(torch.as_tensor(example.image.copy())[None])
+            pixels = pixels_in(torch.as_tensor(example.image.copy())[None].to(device))
             features = self.model.encode_images(pixels)
             for turn in example.turns:
-                tokens = torch.tensor([self.tokenizer.encode_prefix(turn.prompt)])
+                tokens = torch.tensor([self.tokenizer.encode_prefix(turn.prompt)], device=device)
                 valid = torch.ones_like(tokens, dtype=torch.bool)
                 logits, cache = self.model.prefill(tokens, features, valid)
                 plan = Plan(

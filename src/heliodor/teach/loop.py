@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,7 @@ class Run:
         log_every: steps between lines of the log, 1 or more.
         sample_every: steps between sample predictions; 0 for none.
         workers: processes that draw batches ahead; 0 draws them in this process.
+        device: where the network and its batches are, "cpu" or "cuda". Not measured on CUDA.
         parts: threads that each take a part of the batch through forward and backward. On few cores
             this beats sharing every product among them; set torch's own threads to 1 then. The
             result depends on it only by rounding; with more than two, the parts' gradients add up
@@ -87,6 +88,7 @@ class Run:
     log_every: int = 20
     sample_every: int = 0
     workers: int = 1
+    device: str = "cpu"
     parts: int = 1
 
     def fingerprint(self) -> str:
@@ -104,8 +106,10 @@ class _Steps(Dataset[Any], Generic[BatchT]):
         return self._batch(step)
 
 
-def has_bfloat16_units() -> bool:
-    """Whether products in bfloat16 are faster than in float32 on this processor."""
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether products in bfloat16 are faster than in float32 there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu: Any = torch.cpu
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
@@ -127,11 +131,12 @@ def train(run: Run, objective: Objective[Any], workdir: Path, *, quiet: bool = F
         the caller has a handler that returns.
 
     Raises:
-        TrainingError: loss or gradient stopped being finite, a state could not be written, or
-            ``workdir`` holds another run.
+        TrainingError: loss or gradient stopped being finite, a state could not be written,
+            ``workdir`` holds another run, or there is no such device.
     """
+    device = find_device(run.device)
     workdir.mkdir(parents=True, exist_ok=True)
-    model = objective.model
+    model = objective.model.to(device)
     optimiser = Adam(model, run.adam, run.schedule, threads=run.parts)
     start = restore_state(workdir, model, optimiser, fingerprint=run.fingerprint())
     start = start or Resumed(step=0, seconds=0.0)
@@ -186,6 +191,36 @@ def _leave_group(_: int) -> None:
     os.setpgid(0, 0)
 
 
+def find_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        TrainingError: no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise TrainingError(
+            f"device '{name}' cannot be used: {str(error).splitlines()[0]}; train on 'cpu', or "
+            "install a build of torch for that device"
+        ) from error
+    return device
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch whose tensors are on a device: a dataclass of tensors, tuples and other values."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple):
+        members = cast("tuple[Any, ...]", batch)
+        return tuple(moved(value, device) for value in members)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        known = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        return replace(batch, **{name: moved(value, device) for name, value in known.items()})
+    return batch
+
+
 _Loss = tuple[float, Mapping[str, float]]
 
 
@@ -193,12 +228,13 @@ def _losses(
     run: Run, objective: Objective[Any], batch: Any, threads: ThreadPoolExecutor
 ) -> list[_Loss]:
     """Forward and backward -> the share of the loss and the figures of every part of a batch."""
-    precise = not (run.bfloat16 and has_bfloat16_units())
+    device = torch.device(run.device)
+    precise = not (run.bfloat16 and has_bfloat16_units(device))
 
     def work(share: float, part: Any) -> _Loss:
-        half: AbstractContextManager[Any] = torch.autocast("cpu", torch.bfloat16)
+        half: AbstractContextManager[Any] = torch.autocast(device.type, torch.bfloat16)
         with nullcontext() if precise else half:
-            loss, figures = objective.loss(part)
+            loss, figures = objective.loss(moved(part, device))
         (loss * share).backward()  # pyright: ignore[reportUnknownMemberType]
         return float(loss.detach()) * share, figures
 

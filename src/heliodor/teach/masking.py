@@ -77,7 +77,7 @@ class TrainedCodec(nn.Module):
         Returns:
             float32 [B 16 D].
         """
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             vectors = features.flatten(0, 1)
             rng = torch.Generator().manual_seed(self.book.seed + step)
             if self.training and step == 0:
@@ -190,6 +190,7 @@ def evaluate_codec(codec: MaskCodec, masks: Tensor) -> dict[str, float]:
         the exponential of the codes' entropy.
     """
     parts = [slice(row, row + _AT_ONCE) for row in range(0, len(masks), _AT_ONCE)]
+    masks = masks.to(codec.codebook.device)
     codes = torch.cat([codec.encode(masks[part]) for part in parts])
     drawn = torch.cat([codec.decode(codes[part]) for part in parts]) > 0
     truth = masks.squeeze(1) > 0.5

@@ -192,9 +192,12 @@ class Adam:
         by_name = dict(zip(self.names, self.parameters, strict=True))
         for name in moved:
             self._adam.state[by_name[name]] = {
-                key: tensors[f"{key}/{name}"].clone() for key in _KEPT
+                key: tensors[f"{key}/{name}"].to(by_name[name].device, copy=True) for key in _KEPT
             }
-        self._momenta = {name: tensors[f"{_MOMENTUM}/{name}"].clone() for name in turned}
+        self._momenta = {
+            name: tensors[f"{_MOMENTUM}/{name}"].to(self.matrices[name].device, copy=True)
+            for name in turned
+        }
 
 
 def _in_tower(name: str) -> bool:

@@ -49,6 +49,7 @@ def save_state(
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"adam/{name}": value for name, value in optimiser.tensors().items()}
+    tensors = {name: value.cpu() for name, value in tensors.items()}
     folder = workdir / f"state-{at.step:08d}"
     about = {"step": at.step, "seconds": at.seconds, "fingerprint": fingerprint}
     try:

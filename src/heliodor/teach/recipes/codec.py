@@ -52,6 +52,7 @@ class CodecSettings:
         held_out: masks to measure on, of picture names that are not trained on.
         sample_every: steps between measurements; 0 for none.
         seed: of everything drawn.
+        device: "cpu" or "cuda", see :class:`~heliodor.teach.loop.Run`.
     """
 
     model: MaskCodecConfig = field(
@@ -70,6 +71,7 @@ class CodecSettings:
     held_out: int = 512
     sample_every: int = 250
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Refuse runs of nothing, and a code book that cannot start or follow."""
@@ -99,7 +101,7 @@ class TinyCodec:
         start_fresh(workdir, resume=resume)
         run, objective = stage(settings)
         if train(run, objective, workdir).step == settings.steps:
-            write_mask_codec(objective.model.codec, workdir / RESULT, dtype="float16")
+            write_mask_codec(objective.model.codec.cpu(), workdir / RESULT, dtype="float16")
 
 
 def stage(settings: CodecSettings) -> tuple[Run, CodecObjective]:
@@ -126,5 +128,6 @@ def stage(settings: CodecSettings) -> tuple[Run, CodecObjective]:
         schedule=Schedule(steps=settings.steps, warmup=settings.warmup, floor=settings.floor),
         data=f"{settings.masks} masks a step, commitment {settings.commitment}, {book}",
         sample_every=settings.sample_every,
+        device=settings.device,
     )
     return run, objective

@@ -42,6 +42,7 @@ class SiglipSettings:
     scene_rate: float = 8e-4
     scene_muon: float = 0.01
     seed: int = 3
+    device: str = "cpu"
     parts: int = 1
 
     def __post_init__(self) -> None:
@@ -101,6 +102,7 @@ def stage(settings: SiglipSettings, *, scenes: bool) -> tuple[Run, GroundingObje
         schedule=Schedule(steps=steps, warmup=max(1, steps // 25), floor=0.25),
         data=f"{images} pictures of {size} pixels a step, seed {objective.seed}",
         log_every=10,
+        device=settings.device,
         parts=settings.parts,
     )
     return run, objective

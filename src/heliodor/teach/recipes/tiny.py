@@ -66,7 +66,8 @@ class TinySettings:
         spread: how far a place may be from the right one and still be told near it, in 1/1024 of
             the side; 0 for not at all.
         sample_every: steps between sample predictions; 0 for none.
-        parts: threads that share each batch, see :class:`~heliodor.teach.loop.Run`.
+        device: "cpu" or "cuda", see :class:`~heliodor.teach.loop.Run`.
+        parts: threads that share each batch, see there.
     """
 
     stage: str
@@ -93,6 +94,7 @@ class TinySettings:
     pages: float = 0.25
     spread: float = 6.0
     sample_every: int = 200
+    device: str = "cpu"
     parts: int = 1
 
     def __post_init__(self) -> None:
@@ -188,7 +190,7 @@ class TinyStage:
 def export(model: GroundedPaliGemma, tokenizer: Tokenizer, folder: Path) -> None:
     """Write what was learnt as a folder in transformers layout, in float16."""
     processor = ImageProcessor(size=model.config.vision.image_size)
-    transformers_layout.save(model.plain(), tokenizer, processor, folder, dtype="float16")
+    transformers_layout.save(model.plain().cpu(), tokenizer, processor, folder, dtype="float16")
 
 
 def fresh(size: int, seed: int, tokenizer: Tokenizer) -> GroundedPaliGemma:
@@ -243,6 +245,7 @@ def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjecti
         f"{settings.turns} questions each, strength {settings.strength}, close {settings.close}, "
         f"shares {settings.scenes} {settings.lines} {settings.pages}, seed {settings.seed}",
         sample_every=settings.sample_every,
+        device=settings.device,
         parts=settings.parts,
     )
     return run, model, objective
