@@ -1,0 +1,197 @@
+"""The products of :mod:`heliodor.quant.kernels` without the native library, by torch alone.
+
+The same functions with the same arguments, and results that are the same up to the rounding of
+float32: sums over codes are exact here too. On processors with integer instructions oneDNN's int8
+matrix product does the work. It wants the weights in an order of its own, so a second copy of them
+is made when a layer first runs, and held as long as the layer's own. On other processors, and on
+devices other than the CPU, codes are multiplied in float32.
+
+int4 weights are turned into float32 block by block: this path saves memory, not time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
+
+from heliodor.quant import kernels
+from heliodor.quant.pack import values4
+from heliodor.quant.scheme import COLUMNS, GROUP
+
+__all__ = [
+    "geglu_quantise",
+    "integer_path",
+    "linear4",
+    "linear8",
+    "norm_quantise",
+    "product8",
+    "quantise_rows",
+]
+
+_NOTHING = 1.5e-36  # rows of smaller numbers count as zeros
+_WIDENED = 2**20  # codes turned into float32 at a time
+
+_Product = Callable[[Tensor], Tensor]
+"""Codes int8 [M S] -> their sums with each channel's codes times its scale, float32 [M N]."""
+
+
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`heliodor.quant.kernels.quantise_rows`."""
+    largest = x.abs().amax(-1)
+    usable = largest.isfinite() & (largest >= _NOTHING)
+    factor = torch.where(usable, 127 / largest, 0)
+    codes = torch.where(usable[:, None], x * factor[:, None], 0).round_().to(torch.int8)
+    codes = F.pad(codes, (0, -x.shape[1] % 4))
+    scales = torch.where(largest.isfinite(), largest / 127, torch.nan)
+    return codes, scales, codes.sum(-1, dtype=torch.int32)
+
+
+def norm_quantise(
+    x: Tensor, weight: Tensor, eps: float, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`heliodor.quant.kernels.norm_quantise`."""
+    if bias is not None:
+        return quantise_rows(F.layer_norm(x, x.shape[-1:], weight, bias, eps))
+    return quantise_rows(x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight)
+
+
+def geglu_quantise(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`heliodor.quant.kernels.geglu_quantise`."""
+    return quantise_rows(F.gelu(gate, approximate="tanh") * up)
+
+
+def product8(
+    q: Tensor,
+    scales: Tensor,
+    sums: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    rows: kernels.Rows = None,
+) -> Tensor:
+    """See :func:`heliodor.quant.kernels.product8`; ``sums`` are not needed here."""
+    del sums
+    q = q[:, : packed.shape[1]]
+    if rows is None:
+        out = _product(packed, scale)(q)
+    else:
+        codes, scale, bias = _chosen(packed, scale, bias, rows)
+        out = _product_once(codes, scale)(q)
+    out = out * scales[:, None]
+    return out if bias is None else out + bias
+
+
+def linear8(
+    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None = None, rows: kernels.Rows = None
+) -> Tensor:
+    """See :func:`heliodor.quant.kernels.linear8`."""
+    return product8(*quantise_rows(x), packed, scale, bias, rows)
+
+
+def linear4(
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    rows: tuple[int, int] | None = None,
+) -> Tensor:
+    """See :func:`heliodor.quant.kernels.linear4`."""
+    raise NotImplementedError
+
+
+def _chosen(
+    packed: Tensor, scale: Tensor, bias: Tensor | None, rows: tuple[int, int] | Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Codes int8 [R S], scales and bias of some channels; only their blocks are read."""
+    count, depth = scale.shape[0], packed.shape[1]
+    if isinstance(rows, tuple):
+        a, b = rows
+        codes = kernels.unpack8(packed[a : -(-b // COLUMNS) * COLUMNS], b - a, depth)
+        return codes, scale[a:b], None if bias is None else bias[a:b]
+    blocks, place = torch.unique(rows // COLUMNS, return_inverse=True)
+    taken = packed.view(-1, COLUMNS * depth)[blocks].view(-1, depth)
+    codes = kernels.unpack8(taken, taken.shape[0], depth)[place * COLUMNS + rows % COLUMNS]
+    del count
+    return codes, scale[rows], None if bias is None else bias[rows]
+
+
+_PREPARED: Any = WeakIdKeyDictionary()
+"""For each packed tensor that was multiplied: its version, and its product."""
+
+
+def _product(packed: Tensor, scale: Tensor) -> _Product:
+    """The product with all channels, prepared once a tensor and again if that was written to."""
+    version = packed._version  # noqa: SLF001 - torch has no other name for it
+    found = _PREPARED.get(packed)
+    if found is None or found[0] != version or found[1] is not scale:
+        codes = kernels.unpack8(packed, scale.shape[0], packed.shape[1])
+        found = (version, scale, _prepared(codes, scale))
+        _PREPARED[packed] = found
+    return found[2]
+
+
+def _prepared(codes: Tensor, scale: Tensor) -> _Product:
+    if codes.device.type != "cpu" or integer_path() != "onednn":
+        return _product_once(codes, scale)
+    weight = torch.ops.onednn.qlinear_prepack(codes, None)
+    zeros = torch.zeros(codes.shape[0], dtype=torch.int32)
+    return lambda q: _onednn(q, weight, scale, zeros)
+
+
+def _product_once(codes: Tensor, scale: Tensor) -> _Product:
+    """The product with codes that are used as they lie."""
+    if codes.device.type == "cpu" and integer_path() is not None:
+        return lambda q: torch._int_mm(q, codes.T).float() * scale  # noqa: SLF001 - its only name
+    return lambda q: _widened(q, codes) * scale
+
+
+def _onednn(q: Tensor, weight: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
+    """oneDNN's product. Its fast form takes unsigned activations: 128 is their zero."""
+    unsigned = q.contiguous().view(torch.uint8).bitwise_xor(128)
+    return torch.ops.onednn.qlinear_pointwise(
+        *(unsigned, 1.0, 128, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+    )
+
+
+def _widened(q: Tensor, codes: Tensor) -> Tensor:
+    """The product in float32, a block of channels at a time."""
+    wide = q.float()
+    step = max(COLUMNS, _WIDENED // max(1, codes.shape[1]))
+    return torch.cat([F.linear(wide, part.float()) for part in codes.split(step)], dim=-1)
+
+
+@cache
+def integer_path() -> str | None:
+    """How int8 is multiplied on this processor: "onednn", "int_mm", or None for in float32.
+
+    What is there is tried on the sums that overflow where 16 bits are all that an instruction has,
+    as on older processors.
+    """
+    codes = torch.full((32, 64), 127, dtype=torch.int8)
+    codes[1::2] = -127
+    q = torch.full((2, 64), 127, dtype=torch.int8)
+    q[1] = -127
+    expected = q.double() @ codes.double().T
+    ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.int32)
+    tries: dict[str, Callable[[], Tensor]] = {
+        "onednn": lambda: _onednn(
+            q, torch.ops.onednn.qlinear_prepack(codes, None), ones, zeros
+        ),
+        "int_mm": lambda: torch._int_mm(q, codes.T),  # noqa: SLF001
+    }
+    for name, product in tries.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                if torch.equal(product().double(), expected):
+                    return name
+            except (RuntimeError, AttributeError, TypeError):
+                continue  # an older torch, or one built without oneDNN
+    return None
