@@ -1,0 +1,390 @@
+"""Lumina-Next as one calls it: words become a picture.
+
+    painter = heliodor.load_painter("tiny")
+    painter.paint("a red apple left of a blue car", seed=1).save("apple.png")
+
+This file alone imports diffusers, for its AutoencoderKL.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+import torch
+from torch import Tensor
+
+from heliodor.errors import InputError, MissingExtraError
+from heliodor.image import ImageSource
+from heliodor.models.nextdit_rope import Scaling
+from heliodor.paint.batch import Painted, Snapshot, paint_batch
+from heliodor.paint.guidance import Guidance
+from heliodor.paint.memory import Plan, machine_memory, sampling_work, text_work
+from heliodor.paint.opening import open_painter, vae_folder
+from heliodor.paint.record import Record
+from heliodor.paint.request import Job, Size, batches, make_jobs
+from heliodor.paint.result import Painting
+from heliodor.paint.schedule import Grid
+from heliodor.paint.settings import Settings
+from heliodor.paint.skipping import StepSkipping
+from heliodor.paint.solver import Solver
+from heliodor.paint.sources import Sources
+from heliodor.paint.text import LIMIT, TextFeatures
+from heliodor.paint.vae import Autoencoder, to_pictures
+from heliodor.paint.vae_source import open_vae
+
+__all__ = ["PaintOptions", "Painter", "load_painter", "load_vae"]
+
+_REMEMBERED = 16  # prompts whose features are kept, so that the text encoder need not come back
+
+
+class PaintOptions(TypedDict, total=False):
+    """What :meth:`Painter.paint` takes beside prompt, size, seed and pictures; see there."""
+
+    steps: int
+    solver: str | Solver
+    grid: str | Grid
+    shift: float | None
+    guidance: float | Guidance
+    scaling: str | Scaling
+    proportional: bool
+    skipping: float | StepSkipping | None
+    strength: float | None
+    count: int
+    batch_size: int
+    progress: Callable[[Snapshot], None] | None
+    cancelled: Callable[[], bool] | None
+
+
+def load_painter(
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    memory: Literal["auto", "all", "staged"] = "auto",
+    **parts: Any,
+) -> Painter:
+    """Open a painter; its parts are loaded when they are first used.
+
+    Args:
+        source: "tiny", a diffusers folder or hub id such as
+            ``Alpha-VLLM/Lumina-Next-SFT-diffusers``, or the official
+            ``consolidated*.safetensors`` or its folder.
+        dtype: in which transformer and text encoder rest; None for the files' own.
+        quantize: "int8" or "int4" for both; None for neither.
+        device: "cpu", "cuda", ...
+        revision: branch, tag or commit of a hub id.
+        memory: "all" holds what was loaded, "staged" one part at a time, "auto" holds all where
+            they take less than half of the machine.
+        **parts: where the source lacks them or others are wanted: ``text_encoder``, a Gemma in any
+            form; ``tokenizer``, its file; ``vae``, a folder of diffusers; ``vae_dtype``, float32
+            by default, or bfloat16.
+
+    Raises:
+        CheckpointError: files are missing, broken, or of another family.
+        HubError: the download failed.
+        InputError: a device that is not there, or an unknown setting.
+    """
+    sources = open_painter(
+        source,
+        dtype=dtype,
+        quantize=quantize,
+        device=device,
+        revision=revision,
+        autoencoder=_autoencoder_class,
+        **parts,
+    )
+    return Painter(sources, memory=memory)
+
+
+def load_vae(
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+) -> Autoencoder:
+    """Load an autoencoder alone.
+
+    Args:
+        source: its folder, a pipeline's folder, or "tiny" for the shipped painter's.
+        dtype: float32 or bfloat16.
+        device: "cpu", "cuda", ...
+
+    Raises:
+        CheckpointError: files are missing, broken, or of another kind.
+        MissingExtraError: diffusers is not installed.
+    """
+    found = open_vae(vae_folder(source))
+    return found.load(_autoencoder_class(), dtype=dtype, device=device)
+
+
+class Painter:
+    """Text encoder, transformer and autoencoder, and what one asks of them.
+
+    Attributes:
+        sources: where its parts come from.
+        stages: which of them are in memory.
+    """
+
+    def __init__(
+        self, sources: Sources, *, memory: Literal["auto", "all", "staged"] = "auto"
+    ) -> None:
+        """Put parts together; :func:`load_painter` finds them.
+
+        Raises:
+            InputError: an unknown way to use memory.
+        """
+        self.sources = sources
+        self.stages = sources.stages(memory)
+        self._features: dict[str, TextFeatures] = {}
+
+    @overload
+    def paint(
+        self, prompt: str, *, output: Literal["image"] = "image", **options: Any
+    ) -> Painting: ...
+    @overload
+    def paint(
+        self, prompt: Sequence[str], *, output: Literal["image"] = "image", **options: Any
+    ) -> list[Painting]: ...
+    @overload
+    def paint(
+        self, prompt: str | Sequence[str], *, output: Literal["latents"], **options: Any
+    ) -> Tensor: ...
+    def paint(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        size: Size | Sequence[Size] | None = None,
+        seed: int | Sequence[int] | None = None,
+        negative: str | Sequence[str] = "",
+        latents: Tensor | None = None,
+        image: ImageSource | Sequence[ImageSource] | None = None,
+        output: str = "image",
+        **options: Unpack[PaintOptions],
+    ) -> Painting | list[Painting] | Tensor:
+        """Paint one picture, or several.
+
+        Args:
+            prompt: what to paint, in any language, used exactly as it is typed; or several.
+            size: width and height in pixels, multiples of 16 for the published models; one for
+                all, or one a prompt. By default that of ``image`` or ``latents``, else the trained.
+            seed: of the first picture, the next ones counting up; one for each; or None for any.
+                A picture does not depend on what is painted with it.
+            negative: what guidance leads away from, one for all or one a prompt.
+            latents: the noise, float32 [B C h w], instead of drawing it.
+            image: a picture to paint over, one for all or one a prompt.
+            output: "image", or "latents" as they stand before the autoencoder.
+            **options: ``steps`` (30, as the grid's reference counts them), ``solver``
+                ("midpoint", "euler", "heun", "rk4" or an object), ``grid`` ("official",
+                "diffusers" or an object), ``shift`` of the named grid (4 and 1), ``guidance`` (4;
+                a number or a Guidance), ``scaling`` of positions ("released", "paper",
+                "diffusers", "off" or an object), ``proportional`` attention (True), ``skipping``
+                (None; the threshold of an approximation), ``strength`` of painting over (0.6),
+                ``count`` of pictures for each prompt (1), ``batch_size`` of pictures in one call
+                (4), ``progress``, called with a :class:`~heliodor.paint.batch.Snapshot` after
+                each step, ``cancelled``, asked before each step.
+
+        Returns:
+            A :class:`~heliodor.paint.result.Painting` for one prompt, a list for a list or for
+            a ``count`` above one; with "latents" float32 [B C h w].
+
+        Raises:
+            CancelledError: ``cancelled`` said so.
+            InputError: a setting that cannot be used, or a size too large for the machine.
+            MissingExtraError: diffusers is not installed, which decodes latents.
+            PaintingError: NaN in sampling or decoding.
+            PromptError: an empty prompt.
+        """
+        if output not in ("image", "latents"):
+            raise InputError(f"output is {output!r}; expected 'image' or 'latents'")
+        count, batch_size = options.pop("count", 1), options.pop("batch_size", 4)
+        progress, cancelled = options.pop("progress", None), options.pop("cancelled", None)
+        if image is not None and options.get("strength") is None:
+            options["strength"] = 0.6
+        if options.get("grid") == "diffusers" and options.get("shift") is None:
+            options["shift"] = self.sources.shift
+        settings = Settings.choose(**options)
+        if image is None and settings.strength is not None:
+            raise InputError("strength belongs to a picture that is painted over: give image=")
+        jobs = make_jobs(
+            prompt,
+            self.sources.shape,
+            size=size,
+            seed=seed,
+            negative=negative,
+            latents=latents,
+            image=image,
+            count=count,
+        )
+        groups = batches(jobs, batch_size)
+        if output == "image" or image is not None or progress is not None:
+            self.sources.require_vae()
+        self._check_memory(jobs, groups, settings, previews=progress is not None)
+        if output == "latents" and len({job.size for job in jobs}) > 1:
+            raise InputError("latents of several sizes make no tensor: paint one size at a time")
+        painted = self._paint(jobs, groups, settings, progress, cancelled)
+        if output == "latents":
+            return torch.stack([each.latents for each in painted])
+        found = self._decode(jobs, painted, settings)
+        return found[0] if isinstance(prompt, str) and count == 1 else found
+
+    def plan(
+        self,
+        size: Size | None = None,
+        *,
+        pictures: int = 1,
+        guided: bool = True,
+        previews: bool = False,
+    ) -> Plan:
+        """What painting needs of memory, before anything is loaded.
+
+        Args:
+            size: width and height in pixels; None for the trained.
+            pictures: painted together.
+            guided: whether guidance is on, which doubles what goes through the transformer.
+            previews: whether previews are wanted while painting.
+
+        Raises:
+            InputError: a size that cannot be painted.
+        """
+        sources = self.sources
+        wanted = sources.shape.default if size is None else sources.shape.check(size)
+        _, *latent = sources.shape.latent(wanted)
+        rows = pictures * (2 if guided else 1)
+        return Plan(
+            text_encoder=sources.text.nbytes,
+            transformer=sources.transformer.nbytes,
+            autoencoder=sources.vae.nbytes,
+            encoding=text_work(sources.text_config, rows, LIMIT),
+            sampling=sampling_work(
+                sources.config, rows, (latent[0], latent[1]), sources.dtype.itemsize
+            ),
+            decoding=sources.vae_work((latent[0], latent[1])),
+            staged=self.stages.staged,
+            previews=previews,
+        )
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[TextFeatures]:
+        """Prompts as the transformer reads them; the last few are remembered.
+
+        Raises:
+            PromptError: half a surrogate pair.
+        """
+        fresh = [text for text in dict.fromkeys(prompts) if text not in self._features]
+        if fresh:
+            encoder = self.stages.use(self.sources.text)
+            self._features |= {each.text: each for each in encoder.encode(fresh)}
+        found = [self._features[text] for text in prompts]
+        while len(self._features) > max(_REMEMBERED, len(set(prompts))):
+            del self._features[next(iter(self._features))]
+        return found
+
+    def save(
+        self,
+        path: str | Path,
+        format: Literal["diffusers", "lumina"] = "diffusers",  # noqa: A002 - the public name
+    ) -> None:
+        """Write the painter, whole or not at all.
+
+        Args:
+            path: a folder that does not exist yet; for "lumina" the ``.safetensors`` file.
+            format: "diffusers": a folder that its LuminaPipeline loads; "lumina": the official
+                layout, which holds the transformer alone.
+
+        Raises:
+            CheckpointError: the disk refused, or something lies there.
+            ConfigError: a format that is not written.
+        """
+        self.sources.writer(Path(path), format)
+
+    def _check_memory(
+        self, jobs: list[Job], groups: list[list[int]], settings: Settings, *, previews: bool
+    ) -> None:
+        limit = machine_memory() if self.sources.device.type == "cpu" else None
+        for group in groups:
+            plan = self.plan(
+                jobs[group[0]].size,
+                pictures=len(group),
+                guided=settings.guidance.ever,
+                previews=previews,
+            )
+            plan.check(limit)
+
+    def _paint(
+        self,
+        jobs: list[Job],
+        groups: list[list[int]],
+        settings: Settings,
+        progress: Callable[[Snapshot], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> list[Painted]:
+        """The latents of every job, batch by batch."""
+        texts = [text for job in jobs for text in (job.prompt, job.negative)]
+        features = self.encode_prompts(texts)
+        painted: dict[int, Painted] = {}
+        for group in groups:
+            found = paint_batch(
+                self.sources,
+                self.stages,
+                [jobs[number] for number in group],
+                [(features[2 * number], features[2 * number + 1]) for number in group],
+                settings,
+                progress=_numbered(progress, group),
+                cancelled=cancelled,
+            )
+            painted |= dict(zip(group, found, strict=True))
+        return [painted[number] for number in range(len(jobs))]
+
+    def _decode(
+        self, jobs: list[Job], painted: list[Painted], settings: Settings
+    ) -> list[Painting]:
+        autoencoder = self.stages.use(self.sources.vae)
+        found: list[Painting] = []
+        for job, each in zip(jobs, painted, strict=True):
+            (picture,) = to_pictures(autoencoder.decode(each.latents[None]))
+            record = Record(
+                prompt=job.prompt,
+                negative=job.negative,
+                seed=job.seed,
+                size=job.size,
+                settings=settings,
+                model=self.sources.name,
+                dtype=self.sources.dtype_name,
+                noise="seed" if job.noise is None else "given",
+            )
+            found.append(
+                Painting(
+                    image=picture,
+                    record=record,
+                    latents=each.latents,
+                    cut=each.cut,
+                    skipped=each.skipped,
+                    seconds=each.seconds,
+                )
+            )
+        return found
+
+
+def _numbered(
+    progress: Callable[[Snapshot], None] | None, group: list[int]
+) -> Callable[[Snapshot], None] | None:
+    """The caller's function, told which of all pictures are meant."""
+    if progress is None:
+        return None
+    return lambda snapshot: progress(snapshot.numbered(group))
+
+
+def _autoencoder_class() -> Any:
+    """diffusers' AutoencoderKL.
+
+    Raises:
+        MissingExtraError: diffusers is not installed.
+    """
+    try:
+        return importlib.import_module("diffusers").AutoencoderKL
+    except ImportError as error:
+        raise MissingExtraError("diffusers", "paint", "the autoencoder of a painter") from error
