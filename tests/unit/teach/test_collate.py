@@ -174,6 +174,24 @@ def test_a_cut_batch_keeps_covers_with_their_pictures(parts: int) -> None:
     assert seen == 4
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_picture_without_turns_has_a_cover_and_no_row(*, together: bool) -> None:
+    examples = [covered(7, ("ask", "a", "b")), covered(8), covered(9, ("ask", "a", "bc"))]
+    batch = collate(examples, LETTERS, together=together)
+    assert sorted(i for rows in batch.groups for i in rows.image.tolist()) == [0, 2]
+    assert batch.covered.tolist() == [0, 1, 2]
+    cut = [part for _, part in divide(batch, 2)]
+    assert sorted(int(c.unique()) for part in cut for c in part.cover) == [7, 8, 9]
+
+
+def test_a_large_picture_weighs_more_than_its_words() -> None:
+    """64 by 64 pixels count as 16 tokens: three such and one turn of 5 tokens are cut evenly."""
+    examples = [example(0, ("ask", "a", "b"), side=64), *(example(i, side=64) for i in (1, 2, 3))]
+    examples[3] = example(3, ("ask", "a", "b"), side=64)
+    cut = divide(collate(examples, LETTERS), 2)
+    assert [len(part.pixels) for _, part in cut] == [2, 2]
+
+
 def test_a_batch_of_one_picture_stays_whole() -> None:
     batch = collate([example(3, ("ask", "a", "b"))], LETTERS)
     ((share, part),) = divide(batch, 4)

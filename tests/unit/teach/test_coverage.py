@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from heliodor.errors import DataError
 from heliodor.teach.data.artwork import TRAIN_STYLES
 from heliodor.teach.data.concepts import load_concepts
 from heliodor.teach.data.coverage import (
@@ -24,7 +25,12 @@ from heliodor.teach.data.palette import COLOURS
 from heliodor.teach.data.questions import TaskMix
 from heliodor.teach.data.reading import draw_reading
 from heliodor.teach.data.scenes import Scene, Thing, render_scene, render_single
-from heliodor.teach.data.sources import DocumentSource, ReadingSource, SceneSource
+from heliodor.teach.data.sources import (
+    DocumentSource,
+    LettersSource,
+    ReadingSource,
+    SceneSource,
+)
 
 COLOUR_NAMES = [colour.name for colour in COLOURS]
 LETTERS = THINGS + len(COLOURS)
@@ -176,3 +182,23 @@ def test_sources_tell_the_cover_only_where_patches_are_named(size: int) -> None:
         assert example.cover[:, columns].any()
     for told, silent in ((lines, plain), (pages, unknown)):
         np.testing.assert_array_equal(told(rng(1)).image, silent(rng(1)).image)
+
+
+def test_four_lines_have_their_letters_told_in_their_own_quarters() -> None:
+    example = LettersSource(size=128, patch=16)(np.random.default_rng(4))
+    assert example.turns == ()
+    assert example.image.shape == (128, 128, 3)
+    assert example.cover is not None
+    rng = np.random.default_rng(4)
+    cover = example.cover.reshape(8, 8, -1)
+    for row, column in ((0, 0), (0, 4), (4, 0), (4, 4)):
+        alone = draw_reading(rng, size=64)
+        quarter = cover[row : row + 4, column : column + 4]
+        np.testing.assert_array_equal(quarter.reshape(16, -1), cover_letters(alone, 16))
+        y, x = 16 * row, 16 * column
+        np.testing.assert_array_equal(example.image[y : y + 64, x : x + 64], alone.image)
+
+
+def test_quarters_that_patches_do_not_fill_are_refused() -> None:
+    with pytest.raises(DataError, match="a picture of 112 pixels has no quarters of whole patches"):
+        LettersSource(size=112, patch=16)

@@ -98,7 +98,7 @@ def collate(
     rows: list[_Row] = []
     for index, example in enumerate(examples):
         turns = [_row(turn, index, tokenizer, longest) for turn in example.turns]
-        rows += [_joined(turns)] if together else turns
+        rows += [_joined(turns)] if together and turns else turns
     rows.sort(key=lambda row: len(row.ids))
     size = max(1, group * len(rows) // max(1, sum(len(row.tasks) for row in rows)))
     groups = [
@@ -116,7 +116,9 @@ def collate(
 
 
 def divide(batch: Batch, parts: int) -> list[tuple[float, Batch]]:
-    """Cut a batch between its pictures into parts of about equally many text tokens.
+    """Cut a batch between its pictures into parts of about equally much work.
+
+    A picture counts as a token for every 16 by 16 of its pixels, a row as its text tokens.
 
     Args:
         batch: at least one row.
@@ -125,7 +127,7 @@ def divide(batch: Batch, parts: int) -> list[tuple[float, Batch]]:
     Returns:
         Parts with the share of all rows that each holds, adding up to 1.
     """
-    load = torch.zeros(len(batch.pixels))
+    load = torch.full((len(batch.pixels),), batch.pixels[0, ..., 0].numel() / 16**2)
     for rows in batch.groups:
         load.index_add_(0, rows.image, torch.full((len(rows.tasks),), float(rows.tokens.shape[1])))
     middle = load.cumsum(0) - load / 2

@@ -103,6 +103,46 @@ class ReadingSource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LettersSource:
+    """Four lines of text, one in each quarter: many letters to know, and nothing asked.
+
+    A line alone fills a fifth of its picture. What lies in the patches is the whole lesson, so a
+    picture costs no pass of the decoder.
+
+    Attributes:
+        size: side of the picture in pixels, two quarters of whole patches.
+        patch: side in pixels of the patches whose cover is told.
+    """
+
+    size: int
+    patch: int
+
+    def __post_init__(self) -> None:
+        """Refuse quarters that patches do not fill."""
+        if self.size % (2 * self.patch):
+            raise DataError(
+                f"a picture of {self.size} pixels has no quarters of whole patches of {self.patch}"
+            )
+
+    def __call__(self, rng: np.random.Generator) -> Example:
+        """Draw four lines."""
+        half, grid = self.size // 2, self.size // 2 // self.patch
+        drawn = [draw_reading(rng, size=half) for _ in range(4)]
+        covers = [cover_letters(one, self.patch).reshape(grid, grid, -1) for one in drawn]
+        whole = _quartered(covers)
+        return Example(
+            image=_quartered([one.image for one in drawn]),
+            turns=(),
+            cover=whole.reshape(-1, whole.shape[-1]),
+        )
+
+
+def _quartered(parts: list[np.ndarray]) -> np.ndarray:
+    """Four arrays [h w C] as one [2h 2w C], row by row."""
+    return np.vstack([np.hstack(parts[:2]), np.hstack(parts[2:])])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentSource:
     """Receipts, signs, tables, charts and cards, with questions about them.
 

@@ -18,7 +18,7 @@ from heliodor.models.presets import TINY_VISION, tiny
 from heliodor.teach.answering import AnswerObjective, Source
 from heliodor.teach.data.casting import MOST
 from heliodor.teach.data.questions import TaskMix
-from heliodor.teach.data.sources import DocumentSource, ReadingSource, SceneSource
+from heliodor.teach.data.sources import DocumentSource, LettersSource, ReadingSource, SceneSource
 from heliodor.teach.grounding import GroundedPaliGemma, quieten
 from heliodor.teach.init import initialise, order_rows, pattern_rows, wave_positions
 from heliodor.teach.loop import Run, train
@@ -63,6 +63,7 @@ class TinySettings:
         scenes: share of pictures that show things.
         lines: share of pictures that show a few words.
         pages: share of pictures that are documents.
+        letters: share of pictures full of letters, which are told and not asked about.
         spread: how far a place may be from the right one and still be told near it, in 1/1024 of
             the side; 0 for not at all.
         sample_every: steps between sample predictions; 0 for none.
@@ -92,6 +93,7 @@ class TinySettings:
     scenes: float = 0.5
     lines: float = 0.25
     pages: float = 0.25
+    letters: float = 0.0
     spread: float = 6.0
     sample_every: int = 200
     device: str = "cpu"
@@ -142,20 +144,23 @@ HIGH = TinySettings(
     stage="high",
     start="",
     size=224,
-    images=16,
+    images=20,
     turns=8,
-    steps=2400,
-    rate=8e-4,
-    muon=0.01,
-    tower=0.4,
+    steps=1700,
+    rate=5e-4,
+    muon=0.005,
+    tower=0.6,
+    warmup=20,
+    floor=0.08,
     grounding=1.0,
     apart=True,
     together=True,
     close=0.05,
     seed=12,
-    scenes=0.55,
-    lines=0.25,
-    pages=0.2,
+    scenes=0.5,
+    lines=0.1,
+    pages=0.15,
+    letters=0.25,
 )
 MIX = TinySettings(
     stage="mix",
@@ -243,7 +248,8 @@ def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjecti
         schedule=Schedule(steps=settings.steps, warmup=settings.warmup, floor=settings.floor),
         data=f"{settings.images} pictures of {settings.size} pixels a step, "
         f"{settings.turns} questions each, strength {settings.strength}, close {settings.close}, "
-        f"shares {settings.scenes} {settings.lines} {settings.pages}, seed {settings.seed}",
+        f"shares {settings.scenes} {settings.lines} {settings.pages} {settings.letters}, "
+        f"seed {settings.seed}",
         sample_every=settings.sample_every,
         device=settings.device,
         parts=settings.parts,
@@ -265,6 +271,8 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
         (settings.lines, ReadingSource(size=size, patch=PATCH)),
         (settings.pages, DocumentSource(size=size, turns=turns, patch=PATCH)),
     )
+    if settings.letters > 0:
+        drawn += ((settings.letters, LettersSource(size=size, patch=PATCH)),)
     return tuple((share, source) for share, source in drawn if share > 0)
 
 
