@@ -116,7 +116,7 @@ class Engine:
     @property
     def device(self) -> torch.device:
         """Where the weights rest."""
-        return self.model.language.embedding.weight.device
+        return self.model.language.norm.scale.device
 
     @torch.no_grad()
     def encode_image(self, image: Picture) -> ImageFeatures:

@@ -97,7 +97,7 @@ class Writer:
     @property
     def device(self) -> torch.device:
         """Where the weights rest."""
-        return self.model.embedding.weight.device
+        return self.model.norm.scale.device
 
     def generate(
         self,
