@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from tests.painting import SMALL, nextdit
 from tests.tiny import filled, gemma, tokenizer
 
+from heliodor.checkpoints.diffusers_transformer import save_transformer
+from heliodor.checkpoints.language import save_language
 from heliodor.models.gemma import GemmaConfig
 from heliodor.paint.painter import Painter
 from heliodor.paint.sources import from_networks
@@ -72,3 +76,25 @@ def painter(*, with_vae: bool = True, memory: Any = "auto", seed: int = 0) -> Pa
         name="small",
     )
     return Painter(sources, memory=memory)
+
+
+def write_folder(folder: Path, *, pipeline: str = "LuminaText2ImgPipeline", seed: int = 0) -> Path:
+    """The same painter as a folder of diffusers, under the name that the published one has."""
+    save_transformer(nextdit(replace(SMALL, caption_width=32), seed=seed), folder / "transformer")
+    save_language(encoder().model, tokenizer(), folder / "text_encoder")
+    tokenizer().save_as_gemma(folder / "tokenizer")
+    autoencoder().module.save_pretrained(folder / "vae")
+    index = {
+        "_class_name": pipeline,
+        "_diffusers_version": "0.29.0",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "GemmaModel"],
+        "tokenizer": ["transformers", "GemmaTokenizerFast"],
+        "transformer": ["diffusers", "LuminaNextDiT2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "scheduler").mkdir()
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    return folder
