@@ -29,6 +29,8 @@ COMMANDS = {
     "classify": "score labels for a picture, with a SigLIP pair",
     "embed": "write embeddings of a folder of pictures, or of texts",
     "generate": "continue any prompt, with any sampler",
+    "paint": "paint pictures from words",
+    "vae": "show what a painter's autoencoder keeps of a picture",
     "chat": "talk with a Gemma, or let it continue a text",
     "demo": "all five tasks on bundled pictures, nothing to download",
     "train": "run a training recipe",
