@@ -37,6 +37,7 @@ COMMANDS = {
     "evaluate": "measure a model on held-out examples",
     "convert": "write a checkpoint in another format",
     "inspect": "say what a checkpoint holds",
+    "bench": "measure speed beside other engines and the machine's limits",
     "version": "versions of heliodor and of what it runs on",
 }
 

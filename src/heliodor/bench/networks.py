@@ -1,0 +1,102 @@
+"""The networks of a run: made when first asked for, let go when no later part needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from heliodor.bench.ceilings import Ceilings, Limits, open_ceilings
+from heliodor.bench.engines import Inputs, Ours, quantised
+from heliodor.bench.sizes import Size
+from heliodor.models.paligemma import PaliGemma
+
+__all__ = ["FLOATS", "Bench", "Settings"]
+
+FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_MEMORY = 2**30  # bytes to read from where no weight is large enough
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What is measured, and how often.
+
+    Attributes:
+        size: shapes and prompt.
+        schemes: of our engines: "float32", "int8", "int4".
+        repetitions: turns of each engine.
+        steps: tokens after the first, each turn.
+        threads: for all engines.
+        seed: of weights, picture and prompt.
+        peers: where the peers' files lie; None where there are none.
+        llama_bench: the program of that name; None where there is none.
+        scratch: a folder for files of several gigabytes, removed afterwards.
+    """
+
+    size: Size
+    schemes: tuple[str, ...]
+    repetitions: int
+    steps: int
+    threads: int
+    seed: int
+    peers: Path | None
+    llama_bench: Path | None
+    scratch: Path
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Bench:
+    """The state of a run.
+
+    Attributes:
+        settings: of the run.
+        make: a network in a floating type, the same weights each time.
+        say: talk to the person.
+        reference: float32 [N V], what our float32 network said in this run, once it has.
+    """
+
+    settings: Settings
+    make: Callable[[torch.dtype], PaliGemma]
+    say: Callable[[str], None]
+    reference: Tensor | None = None
+    _held: dict[str, Ours] = field(default_factory=dict[str, Ours])
+    _ceilings: Ceilings | None = None
+
+    def ours(self, scheme: str) -> Ours:
+        """Our engine of a scheme, kept until :meth:`keep_only` lets it go.
+
+        Raises:
+            MissingEngineError: no such scheme.
+        """
+        if scheme not in self._held:
+            self.say(f"making the {scheme} network")
+            if scheme in FLOATS:
+                model = self.make(FLOATS[scheme])
+            else:
+                model = quantised(self.ours("float32").model, scheme)
+            self._held[scheme] = Ours(scheme, model)
+        return self._held[scheme]
+
+    def keep_only(self, *schemes: str) -> None:
+        """Let the other networks go, and their memory."""
+        for name in set(self._held) - set(schemes):
+            del self._held[name]
+
+    def inputs(self) -> Inputs:
+        """The picture, the prompt and the tokens that follow."""
+        return Inputs.draw(self.settings.size, self.settings.steps, self.settings.seed)
+
+    @property
+    def ceilings(self) -> Ceilings:
+        """What measures the machine's limits, opened once."""
+        if self._ceilings is None:
+            count = _MEMORY if self.settings.size.full else 2**22
+            self._ceilings = open_ceilings(self.settings.threads, torch.ones(count // 4))
+        return self._ceilings
+
+    def limits(self) -> Limits:
+        """The machine's limits in this moment."""
+        return self.ceilings.measure()
