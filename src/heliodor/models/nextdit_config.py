@@ -45,6 +45,10 @@ class NextDiTConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that no Next-DiT can have."""
+        counts = (self.in_channels, self.patch_size, self.width, self.depth, self.num_heads)
+        counts += (self.num_kv_heads, self.mlp_width, self.caption_width, self.sample_size)
+        if min(counts) < 1:
+            raise ConfigError(f"sizes are {counts}; expected each to be at least 1")
         if self.width % self.num_heads or self.head_dim % 4:
             raise ConfigError(
                 f"width {self.width} over {self.num_heads} heads is {self.width / self.num_heads} "

@@ -1,0 +1,271 @@
+"""Next-DiT as diffusers saves it: the folder of a ``LuminaNextDiT2DModel``, read and written.
+
+    config.json
+    diffusion_pytorch_model.safetensors, or shards and their index
+
+diffusers holds the query projection of each layer, and its norm, twice. Where a model was
+fine-tuned there the two may have become different; a Next-DiT has only one, so such a file is
+refused unless one of the two is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from heliodor.checkpoints.blueprint import unfilled
+from heliodor.checkpoints.config import CONFIG, Section
+from heliodor.checkpoints.files import Replacement, read_json, to_json
+from heliodor.checkpoints.keymap import Match
+from heliodor.checkpoints.lumina import LEAD, match_network
+from heliodor.checkpoints.lumina_keys import DIFFUSERS_CAPTION, DIFFUSERS_SELF
+from heliodor.checkpoints.lumina_relatives import refuse_relatives
+from heliodor.checkpoints.shards import write_tensors
+from heliodor.checkpoints.tensors import Tensors, open_tensors
+from heliodor.checkpoints.weights import Weight, fill, parse_dtype
+from heliodor.errors import ConfigError, InputError, KeyMismatchError
+from heliodor.models.nextdit import NextDiT
+from heliodor.models.nextdit_config import NextDiTConfig, mlp_width
+
+STEM = "diffusion_pytorch_model"
+"""What diffusers calls the files of weights."""
+CLASS = "LuminaNextDiT2DModel"
+VERSION = "0.29.0"
+"""The first release of diffusers that has the class."""
+SHARD_SIZE = 10 * 10**9
+"""Bytes of a shard, diffusers' default."""
+
+Merge = Literal["self", "caption"]
+_OTHERS = {
+    "Lumina2Transformer2DModel": "Lumina-Image 2.0, another network: not read",
+    "LuminaFlagDiT2DModel": "Flag-DiT, an earlier network: not read",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffusersTransformer:
+    """A transformer's folder on this machine.
+
+    Attributes:
+        folder: where it lies.
+        source: what the user asked for.
+        merge: whose queries count where the two copies differ, those of self-attention or those
+            of caption attention; None to refuse such a file.
+    """
+
+    folder: Path
+    source: str
+    merge: Merge | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a choice that does not exist."""
+        if self.merge not in (None, "self", "caption"):
+            raise InputError(f"merge is {self.merge!r}; expected 'self', 'caption' or None")
+
+    def config(self) -> NextDiTConfig:
+        """The shape from ``config.json``.
+
+        Raises:
+            ConfigError: there is none, it is of another class, or a field cannot be used.
+            FileFormatError: it is not JSON.
+        """
+        return read_transformer_config(self.folder)
+
+    def weights(self) -> dict[str, Weight]:
+        """The tensors by our names, none of them read but duplicates, to compare them.
+
+        Raises:
+            ConfigError: as for :meth:`config`, or a related model that is another network.
+            FileFormatError: the weights are broken or of a type that is not read.
+            KeyMismatchError: names or shapes are not those that the configuration asks for, or
+                the two copies of the queries differ and ``merge`` does not choose.
+        """
+        config, tensors = self.config(), open_tensors(self.folder, stem=STEM)
+        refuse_relatives({name: tensors.entry(name).shape for name in tensors}, self.folder)
+        keys = DIFFUSERS_CAPTION if self.merge == "caption" else DIFFUSERS_SELF
+        match = match_network(tensors, keys, config, self.folder)
+        _check_copies(tensors, match, self.merge, self.folder)
+        return {ours: tensors.weight(theirs) for ours, theirs in match.source.items()}
+
+    def load(
+        self, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> NextDiT:
+        """The network with its weights, tensor by tensor.
+
+        Args:
+            dtype: in which the weights rest; None keeps the file's.
+            device: where they rest. On a CPU, what needs no conversion stays mapped from its file.
+
+        Raises:
+            CheckpointError: as for :meth:`weights`; or a value that ``dtype`` cannot hold.
+        """
+        config, weights = self.config(), self.weights()
+        model = unfilled(lambda: NextDiT(config))
+        return fill(model, weights, lead=LEAD, place=self.folder, dtype=dtype, device=device)
+
+
+def _check_copies(tensors: Tensors, match: Match, merge: Merge | None, place: Path) -> None:
+    """The copies are all there, and equal unless one was chosen."""
+    copied = {name for name in match.source if _copy_names(name)}
+    lacking = sorted(copied - set(match.tied.values()))
+    if lacking:
+        lost = sorted(_copy_names(lacking[0]) - {match.source[lacking[0]]})
+        raise KeyMismatchError(
+            f"{place} lacks {lost[0]}, the copy of {match.source[lacking[0]]} that diffusers' "
+            f"layout holds ({len(lacking)} such): is the file complete?"
+        )
+    if merge is not None:
+        return
+    unequal = [
+        name for name, ours in match.tied.items() if not tensors.equal(name, match.source[ours])
+    ]
+    if unequal:
+        ours = match.tied[unequal[0]]
+        raise KeyMismatchError(
+            f"{place}: {unequal[0]} differs from {match.source[ours]} ({len(unequal)} such). "
+            "Next-DiT has one query projection for picture and caption, of which diffusers keeps "
+            "two copies; these were trained apart. Choose one with merge='self' or "
+            "merge='caption', which gives another model than the file's"
+        )
+
+
+def _copy_names(ours: str) -> set[str]:
+    """The two names under which diffusers holds a tensor; none for those it holds once."""
+    names = {DIFFUSERS_SELF.to_theirs(ours), DIFFUSERS_CAPTION.to_theirs(ours)}
+    return names if len(names) == 2 else set()
+
+
+def read_transformer_config(folder: Path) -> NextDiTConfig:
+    """``config.json`` of a transformer -> our configuration.
+
+    ``num_layers`` and ``num_kv_heads`` must be there: the class's own defaults, 32 and null, are
+    not what the released model has.
+
+    Raises:
+        ConfigError: there is none, it is of another class, or a field cannot be used.
+        FileFormatError: it is not JSON.
+    """
+    top = Section(read_json(folder / CONFIG), f"{folder / CONFIG}: ")
+    kind: Any = top.values.get("_class_name")
+    if kind != CLASS:
+        told = _OTHERS.get(kind, "not read here") if isinstance(kind, str) else "not read here"
+        raise top.wrong("_class_name", f"{CLASS!r} (this is {told})")
+    if top.values.get("quantization_config") is not None:
+        raise top.wrong("quantization_config", "none: load the unquantised checkpoint")
+    width = top.count("hidden_size", 2304)
+    num_heads = top.count("num_attention_heads", 32)
+    if "num_kv_heads" not in top.values:
+        raise top.wrong("num_kv_heads", "a number, or null for as many as query heads")
+    multiplier = None
+    if top.values.get("ffn_dim_multiplier") is not None:
+        multiplier = top.number("ffn_dim_multiplier", 1.0)
+    values: dict[str, Any] = {
+        "in_channels": top.count("in_channels", 4),
+        "patch_size": top.count("patch_size", 2, most=1024),
+        "width": width,
+        "depth": top.count("num_layers", most=1024),
+        "num_heads": num_heads,
+        "num_kv_heads": top.count("num_kv_heads", num_heads),
+        "mlp_width": mlp_width(
+            width, multiple_of=top.count("multiple_of", 256), multiplier=multiplier
+        ),
+        "caption_width": top.count("cross_attention_dim", 2048),
+        "norm_eps": top.number("norm_eps", 1e-5),
+        "qk_norm": _flag(top, "qk_norm"),
+        "learns_sigma": _flag(top, "learn_sigma"),
+        "sample_size": top.count("sample_size", 128),
+    }
+    try:
+        return NextDiTConfig(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / CONFIG}: {error}") from error
+
+
+def _flag(top: Section, name: str) -> bool:
+    """True or false, true where it is left out, as in the class."""
+    value: Any = top.values.get(name, True)
+    if type(value) is not bool:
+        raise top.wrong(name, "true or false")
+    return value
+
+
+def transformer_values(config: NextDiTConfig) -> dict[str, Any]:
+    """What ``config.json`` holds.
+
+    Raises:
+        ConfigError: positions of another base than 10000, which diffusers cannot have.
+    """
+    if config.rope_base != 10000.0:
+        raise ConfigError(
+            f"rope_base is {config.rope_base}; diffusers' layout cannot say so, its positions have "
+            "a base of 10000"
+        )
+    multiple, multiplier = 256, None
+    if mlp_width(config.width) != config.mlp_width:  # one multiple of the width itself says it
+        multiple, multiplier = config.mlp_width, config.mlp_width / int(8 * config.width / 3)
+    return {
+        "_class_name": CLASS,
+        "_diffusers_version": VERSION,
+        "cross_attention_dim": config.caption_width,
+        "ffn_dim_multiplier": multiplier,
+        "hidden_size": config.width,
+        "in_channels": config.in_channels,
+        "learn_sigma": config.learns_sigma,
+        "multiple_of": multiple,
+        "norm_eps": config.norm_eps,
+        "num_attention_heads": config.num_heads,
+        "num_kv_heads": config.num_kv_heads,
+        "num_layers": config.depth,
+        "patch_size": config.patch_size,
+        "qk_norm": config.qk_norm,
+        "sample_size": config.sample_size,
+        "scaling_factor": 1.0,
+    }
+
+
+def save_transformer(
+    model: NextDiT,
+    folder: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    max_shard_size: int = SHARD_SIZE,
+) -> None:
+    """Write a folder that ``LuminaNextDiT2DModel.from_pretrained`` reads, whole or not at all.
+
+    Args:
+        model: the network.
+        folder: made if it does not exist; files of the same names are replaced.
+        dtype: of the tensors in the file; None keeps the model's.
+        max_shard_size: bytes from which on the weights are divided among several files.
+
+    Raises:
+        CheckpointError: the disk is full, the folder cannot be written, or a value does not fit
+            ``dtype``; what was there before is as it was.
+    """
+    with Replacement(Path(folder)) as new:
+        write_transformer(
+            new, model.config, model.state_dict(), dtype=dtype, max_shard_size=max_shard_size
+        )
+
+
+def write_transformer(
+    new: Replacement,
+    config: NextDiTConfig,
+    state: Mapping[str, Tensor] | Mapping[str, Weight],
+    *,
+    dtype: str | torch.dtype | None = None,
+    max_shard_size: int = SHARD_SIZE,
+) -> None:
+    """:func:`save_transformer` from tensors by our names, in memory or in other files."""
+    tensors: dict[str, Any] = {}
+    for name, value in state.items():
+        tensors[DIFFUSERS_SELF.to_theirs(name)] = value
+        tensors[DIFFUSERS_CAPTION.to_theirs(name)] = value  # the same but for queries
+    new.write(CONFIG, to_json(transformer_values(config)))
+    written = None if dtype is None else parse_dtype(dtype)
+    write_tensors(new, tensors, written, max_shard_size, stem=STEM)

@@ -1,0 +1,282 @@
+"""The official layout of Lumina-Next: one safetensors file of Next-DiT, and nothing beside it.
+
+    consolidated.00-of-01.safetensors       the weights as training left them
+    consolidated_ema.00-of-01.safetensors   their moving average
+    model_args.pth                          a pickle of the training's arguments, which is not read
+
+The shape of the network is found from the shapes of its tensors. What they cannot say is what the
+released models have: patches of 2, norms' epsilon 1e-5, latents of 128 x 128. A ``config.json`` of
+ours, which saving writes beside the weights, says otherwise where it is otherwise.
+
+Layout: Lumina-T2X ``lumina_next_t2i/models/model.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from heliodor.checkpoints.blueprint import unfilled
+from heliodor.checkpoints.config import CONFIG, Section
+from heliodor.checkpoints.files import Replacement, read_json, to_json
+from heliodor.checkpoints.keymap import KeyMap, Match, Shape
+from heliodor.checkpoints.lumina_keys import OFFICIAL
+from heliodor.checkpoints.lumina_relatives import refuse_relatives
+from heliodor.checkpoints.shards import Planned, write_file
+from heliodor.checkpoints.tensors import Tensors, open_tensors
+from heliodor.checkpoints.weights import READABLE, Weight, fill, parse_dtype
+from heliodor.errors import ConfigError, FileFormatError, InputError, KeyMismatchError
+from heliodor.models.nextdit import NextDiT
+from heliodor.models.nextdit_config import PUBLISHED, NextDiTConfig
+
+LAST = "consolidated.00-of-01.safetensors"
+AVERAGE = "consolidated_ema.00-of-01.safetensors"
+MODEL_TYPE = "lumina-next"
+"""In a ``config.json`` of ours."""
+
+LEAD = "patch.weight"
+"""The tensor whose type the others take where none is asked for."""
+
+Which = Literal["ema", "last"]
+_LAYER = re.compile(r"layers\.(\d{1,5})\.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LuminaCheckpoint:
+    """A file in the official layout on this machine.
+
+    Attributes:
+        path: the file.
+        source: what the user asked for.
+    """
+
+    path: Path
+    source: str
+
+    def config(self) -> NextDiTConfig:
+        """The shape, from the tensors' shapes and from a ``config.json`` of ours beside the file.
+
+        Raises:
+            ConfigError: a related model that is another network, or a config that cannot be used.
+            FileFormatError: a broken file.
+            KeyMismatchError: tensors that tell the shape are missing or contradict one another.
+        """
+        return _config(_shapes(open_tensors(self.path)), self.path)
+
+    def weights(self) -> dict[str, Weight]:
+        """The tensors by our names, none of them read.
+
+        Raises:
+            CheckpointError: as for :meth:`config`; or names or shapes that do not fit.
+        """
+        tensors = open_tensors(self.path)
+        config = _config(_shapes(tensors), self.path)
+        match = match_network(tensors, OFFICIAL, config, self.path)
+        return {ours: tensors.weight(theirs) for ours, theirs in match.source.items()}
+
+    def load(
+        self, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> NextDiT:
+        """The network with its weights, tensor by tensor.
+
+        Args:
+            dtype: in which the weights rest; None keeps the file's.
+            device: where they rest. On a CPU, what needs no conversion stays mapped from its file.
+
+        Raises:
+            CheckpointError: as for :meth:`weights`; or a value that ``dtype`` cannot hold.
+        """
+        config, weights = self.config(), self.weights()
+        model = unfilled(lambda: NextDiT(config))
+        return fill(model, weights, lead=LEAD, place=self.path, dtype=dtype, device=device)
+
+
+def find_consolidated(folder: Path, which: Which | None = None) -> Path | None:
+    """The file of weights in a folder; None if the folder is not in the official layout.
+
+    Args:
+        folder: in which to look.
+        which: the moving average or the last weights; None for the average where there is one.
+
+    Raises:
+        ConfigError: weights that are not read: pickled, or cut into pieces for several GPUs.
+        InputError: the one asked for is not there.
+    """
+    names = sorted(entry.name for entry in folder.glob("consolidated*"))
+    found = [name for name in (AVERAGE, LAST) if name in names]
+    if which is not None and found:
+        wanted = AVERAGE if which == "ema" else LAST
+        if wanted not in found:
+            raise InputError(f"{folder} has no {wanted}; it has {', '.join(found)}")
+        return folder / wanted
+    if found:
+        return folder / found[0]
+    if not names:
+        return None
+    if any(name.endswith(".pth") for name in names):
+        raise ConfigError(
+            f"{folder} holds {names[0]}, a pickle, which can run code when it is read and is never "
+            f"read here; the published repositories hold {LAST} too"
+        )
+    raise ConfigError(
+        f"{folder} holds {names[0]}, a part for one of several GPUs; expected one file, {LAST}"
+    )
+
+
+def match_network(tensors: Tensors, keys: KeyMap, config: NextDiTConfig, place: Path) -> Match:
+    """Pair a file's tensors with a network's.
+
+    Raises:
+        FileFormatError: a tensor of a type that is not read.
+        KeyMismatchError: names or shapes are not those that the configuration asks for.
+    """
+    state = unfilled(lambda: NextDiT(config)).state_dict()
+    wanted = {name: tuple(value.shape) for name, value in state.items()}
+    match = keys.match(wanted, _shapes(tensors), place)
+    for name in tensors:
+        if tensors.entry(name).dtype not in READABLE:
+            raise FileFormatError(
+                f"{tensors.file(name)}: {name} is stored as {tensors.entry(name).dtype}, which "
+                "cannot be loaded as a weight: give the unquantised checkpoint"
+            )
+    return match
+
+
+def save_lumina(
+    model: NextDiT,
+    folder: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    which: Which = "last",
+) -> None:
+    """Write the official layout and a ``config.json`` of ours, whole or not at all.
+
+    Args:
+        model: the network.
+        folder: made if it does not exist; files of the same names are replaced.
+        dtype: of the tensors in the file; None keeps the model's.
+        which: whether these are a moving average or the last weights, for the file's name.
+
+    Raises:
+        CheckpointError: the disk is full, the folder cannot be written, or a value does not fit
+            ``dtype``; what was there before is as it was.
+    """
+    with Replacement(Path(folder)) as new:
+        write_lumina(new, model.config, model.state_dict(), dtype=dtype, which=which)
+
+
+def write_lumina(
+    new: Replacement,
+    config: NextDiTConfig,
+    state: Mapping[str, Tensor] | Mapping[str, Weight],
+    *,
+    dtype: str | torch.dtype | None = None,
+    which: Which = "last",
+) -> None:
+    """:func:`save_lumina` from tensors by our names, in memory or in other files."""
+    written = None if dtype is None else parse_dtype(dtype)
+    planned = [Planned.of(OFFICIAL.to_theirs(n), value, written) for n, value in state.items()]
+    new.write(CONFIG, to_json({"model_type": MODEL_TYPE, **asdict(config)}))
+    with new.open(AVERAGE if which == "ema" else LAST) as file:
+        write_file(file, planned, {})
+
+
+def is_official(names: Mapping[str, Any] | Tensors) -> bool:
+    """Whether tensors have the official names, of Next-DiT or of a relative."""
+    return "x_embedder.weight" in names
+
+
+def _shapes(tensors: Tensors) -> dict[str, Shape]:
+    return {name: tensors.entry(name).shape for name in tensors}
+
+
+def _config(shapes: Mapping[str, Shape], path: Path) -> NextDiTConfig:
+    refuse_relatives(shapes, path)
+    said = _said(path.parent / CONFIG)
+    patch = said.get("patch_size", 2)
+    try:
+        width, inputs = shapes["x_embedder.weight"]
+        outputs = shapes["final_layer.linear.weight"][0]
+        num_heads = shapes["layers.0.attention.gate"][0]
+        narrow = shapes["layers.0.attention.wk.weight"][0]
+        caption_width = shapes["layers.0.attention.wk_y.weight"][1]
+        inner = shapes["layers.0.feed_forward.w1.weight"][0]
+        head_dim = width // num_heads
+        found: dict[str, Any] = {
+            "in_channels": inputs // patch**2,
+            "width": width,
+            "depth": len({int(m[1]) for n in shapes if (m := _LAYER.match(n)) is not None}),
+            "num_heads": num_heads,
+            "num_kv_heads": narrow // head_dim,
+            "mlp_width": inner,
+            "caption_width": caption_width,
+            "qk_norm": "layers.0.attention.q_norm.weight" in shapes,
+            "learns_sigma": outputs == 2 * inputs,
+        }
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise KeyMismatchError(_not_official(shapes, path)) from error
+    wrong = {n: v for n, v in said.items() if n in found and found[n] != v}
+    if wrong:
+        told = ", ".join(f"{name} {value}" for name, value in wrong.items())
+        raise ConfigError(
+            f"{path.parent / CONFIG} says {told}; the tensors of {path.name} say "
+            f"{', '.join(f'{name} {found[name]}' for name in wrong)}: is it another checkpoint's?"
+        )
+    try:
+        config = NextDiTConfig(**(said | found))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return config if said else _of_published_depth(config)
+
+
+def _of_published_depth(config: NextDiTConfig) -> NextDiTConfig:
+    """As many layers as the released model has: a file that lacks some shall not pass for less."""
+    for known in PUBLISHED.values():
+        if replace(config, depth=known.depth) == known:
+            return known
+    return config
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """What a ``config.json`` of ours says; nothing where there is none, or another's."""
+    if not path.is_file():
+        return {}
+    section = Section(read_json(path), f"{path}: ")
+    if section.values.get("model_type") != MODEL_TYPE:
+        return {}
+    known = {field.name: field.type for field in fields(NextDiTConfig)}
+    unknown = sorted(section.values.keys() - known.keys() - {"model_type"})
+    if unknown:
+        raise section.wrong(unknown[0], f"nothing else than {', '.join(known)}")
+    return {name: _value(section, name, str(kind)) for name, kind in known.items()}
+
+
+def _value(section: Section, name: str, kind: str) -> Any:
+    if kind == "int":
+        return section.count(name)
+    if kind == "float":
+        return section.number(name, 0.0) or _missing(section, name)
+    if type(section.values.get(name)) is not bool:
+        raise section.wrong(name, "true or false")
+    return section.values[name]
+
+
+def _missing(section: Section, name: str) -> Any:
+    raise section.wrong(name, "a number above 0")
+
+
+def _not_official(shapes: Mapping[str, Shape], path: Path) -> str:
+    told = ("x_embedder.weight", "final_layer.linear.weight", "layers.0.attention.gate")
+    lacking = [name for name in told if name not in shapes]
+    listed = ", ".join(list(shapes)[:6])
+    return (
+        f"{path} holds {len(shapes)} tensors ({listed}, ...), which are not those of Next-DiT in "
+        f"the official layout: {', '.join(lacking) or 'their shapes'} "
+        f"{'is missing' if lacking else 'contradict one another'}"
+    )

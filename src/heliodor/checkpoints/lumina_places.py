@@ -1,0 +1,82 @@
+"""What of a painter lies at a path: a pipeline of diffusers, its transformer, an official file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from heliodor.checkpoints.config import CONFIG
+from heliodor.checkpoints.diffusers_pipeline import INDEX, DiffusersPipeline
+from heliodor.checkpoints.diffusers_transformer import STEM, DiffusersTransformer, Merge
+from heliodor.checkpoints.files import read_json
+from heliodor.checkpoints.header import read_header
+from heliodor.checkpoints.lumina import (
+    LuminaCheckpoint,
+    Which,
+    find_consolidated,
+    is_official,
+)
+from heliodor.checkpoints.lumina_relatives import refuse_relatives
+from heliodor.errors import ConfigError
+
+PainterCheckpoint: TypeAlias = DiffusersPipeline | DiffusersTransformer | LuminaCheckpoint
+
+READ = (
+    "a folder of diffusers' LuminaPipeline (model_index.json) or of its transformer, or the "
+    "official consolidated.00-of-01.safetensors or the folder that holds it"
+)
+
+
+def find_painter(
+    path: Path, source: str, *, which: Which | None = None, merge: Merge | None = None
+) -> PainterCheckpoint:
+    """Look at a path; of weights, names and shapes alone are looked at.
+
+    Args:
+        path: a folder or file on this machine.
+        source: what the user asked for.
+        which: of an official folder, the moving average or the last weights; None for the average
+            where there is one.
+        merge: of diffusers' layout, whose queries count where two copies differ; None to refuse.
+
+    Raises:
+        ConfigError: it is no painter; the message says what can be read.
+        FileFormatError: a broken file.
+        InputError: the one asked for with ``which`` is not there.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist; expected {READ}")
+    if path.is_file():
+        return _file(path, source, merge)
+    if (path / INDEX).is_file():
+        found = DiffusersPipeline(folder=path, source=source, merge=merge)
+        found.check()
+        return found
+    consolidated = find_consolidated(path, which)
+    if consolidated is not None:
+        return LuminaCheckpoint(path=consolidated, source=source)
+    kind: Any = read_json(path / CONFIG).get("_class_name") if (path / CONFIG).is_file() else None
+    if kind is None:
+        names = sorted(entry.name for entry in path.iterdir())
+        listed = ", ".join(names[:6]) if names else "nothing"
+        raise ConfigError(f"{path} holds no painter but {listed}; what can be read is {READ}")
+    return DiffusersTransformer(folder=path, source=source, merge=merge)
+
+
+def _file(path: Path, source: str, merge: Merge | None) -> PainterCheckpoint:
+    if path.suffix != ".safetensors":
+        why = (
+            ", and a pickle, which is never read" if path.suffix in (".pth", ".pt", ".bin") else ""
+        )
+        raise ConfigError(f"{path} is no safetensors file{why}; what can be read is {READ}")
+    names = read_header(path).slots
+    refuse_relatives({name: slot.shape for name, slot in names.items()}, path)
+    if is_official(names):
+        return LuminaCheckpoint(path=path, source=source)
+    if path.name.startswith(STEM) and (path.parent / CONFIG).is_file():
+        return DiffusersTransformer(folder=path.parent, source=source, merge=merge)
+    listed = ", ".join(list(names)[:6])
+    raise ConfigError(
+        f"{path} holds {len(names)} tensors ({listed}, ...), no Next-DiT in the official layout; "
+        f"what can be read is {READ}"
+    )
