@@ -25,7 +25,15 @@ except ImportError:  # run as a script, without hatchling
     Hook = object
 
 NATIVE = Path(__file__).parent / "src" / "heliodor" / "quant" / "native"
-FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
+FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+]
 FLAGS += ["-Wno-psabi"]  # vectors are passed between inline functions only
 
 AVX2 = ["-mavx2", "-mfma"]
@@ -73,7 +81,9 @@ def build(target: Path, machine: str, extra: Sequence[str] = ()) -> None:
         objects: list[str] = []
         for source, name, flags in units(machine):
             objects.append(f"{folder}/{name}.o")
-            _run([*command, *FLAGS, *flags, *extra, "-c", f"{NATIVE / source}.c", "-o", objects[-1]])
+            _run(
+                [*command, *FLAGS, *flags, *extra, "-c", f"{NATIVE / source}.c", "-o", objects[-1]]
+            )
         made = Path(folder) / target.name
         _run([*command, *extra, "-shared", *objects, "-o", str(made), "-lpthread", "-lm"])
         fresh = target.with_suffix(".new")
@@ -101,7 +111,7 @@ def build_in_place() -> Path | None:
         build(target, platform.machine())
     except RuntimeError as error:
         target.unlink(missing_ok=True)
-        print(f"heliodor: no native kernels, torch will do their work: {error}", file=sys.stderr)
+        sys.stderr.write(f"heliodor: no native kernels, torch will do their work: {error}\n")
         return None
     return target
 
@@ -130,6 +140,6 @@ def wheel_platform() -> str:
 
 
 if __name__ == "__main__":
-    made = build_in_place()
-    print(made)
-    sys.exit(made is None)
+    library = build_in_place()
+    sys.stdout.write(f"{library}\n")
+    sys.exit(library is None)

@@ -2,9 +2,7 @@
 
 Legend: M rows, K channels in, N channels out; K4 and N16 are K/4 and N/16 rounded up.
 
-**Packed int8**, the same on every processor: code + 128 as uint8, in the order
-``[N16][K4][16 channels out][4 channels in]``, padding holds 128. A tensor of it has the shape
-``[16 * N16, 4 * K4]``, whose rows mean nothing.
+The packed layouts are those of :mod:`heliodor.quant.layouts`.
 
 **Activations** are quantised row by row as they come: codes ``rint(x * (127 / max|x|))``, scale
 ``max|x| / 127``. A row whose largest magnitude is below 1.5e-36 counts as zeros. A row that holds
@@ -21,20 +19,36 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from heliodor.errors import InputError
+from heliodor.quant.layouts import (
+    expect,
+    expect_size,
+    pack4,
+    pack4_scales,
+    pack8,
+    unpack4,
+    unpack4_scales,
+    unpack8,
+    up_to,
+)
 from heliodor.quant.native import library
 
 __all__ = [
     "Rows",
     "available",
     "geglu_quantise",
+    "linear4",
     "linear8",
     "norm_quantise",
+    "pack4",
+    "pack4_scales",
     "pack8",
+    "product4",
     "product8",
     "quantise_rows",
+    "unpack4",
+    "unpack4_scales",
     "unpack8",
 ]
 
@@ -51,23 +65,6 @@ def available() -> str | None:
     """
     opened = library()
     return None if opened is None else opened.heliodor_processor().decode()
-
-
-def pack8(codes: Tensor) -> Tensor:
-    """int8 codes [N K] -> packed uint8 [16 * N16, 4 * K4]."""
-    _expect("codes", codes, torch.int8, 2)
-    n, k = codes.shape
-    padded = F.pad(codes, (0, -k % 4, 0, -n % 16))
-    blocks = padded.view(-1, 16, padded.shape[1] // 4, 4).permute(0, 2, 1, 3).contiguous()
-    return blocks.view(torch.uint8).bitwise_xor_(128).view(padded.shape)
-
-
-def unpack8(packed: Tensor, n: int, k: int) -> Tensor:
-    """Packed uint8 -> the codes, int8 [n k], contiguous."""
-    _expect("packed", packed, torch.uint8, 2)
-    _expect_size("packed", packed, (_up(n, 16), _up(k, 4)))
-    blocks = packed.view(-1, _up(k, 4) // 4, 16, 4).permute(0, 2, 1, 3).bitwise_xor(128)
-    return blocks.reshape(packed.shape)[:n, :k].contiguous().view(torch.int8)
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,16 +86,16 @@ def norm_quantise(
     Returns:
         As ``quantise_rows``.
     """
-    _expect_size("weight", _expect("weight", weight, torch.float32, 1), x.shape[-1:])
+    expect_size("weight", expect("weight", weight, torch.float32, 1), x.shape[-1:])
     if bias is None:
         return _quantise(1, x, weight=weight, eps=eps)
-    _expect_size("bias", _expect("bias", bias, torch.float32, 1), x.shape[-1:])
+    expect_size("bias", expect("bias", bias, torch.float32, 1), x.shape[-1:])
     return _quantise(2, x, weight=weight, bias=bias, eps=eps)
 
 
 def geglu_quantise(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Quantise ``gelu_tanh(gate) * up``: both float32 [M K], the result as ``quantise_rows``."""
-    _expect_size("up", _expect("up", up, torch.float32, 2), gate.shape)
+    expect_size("up", expect("up", up, torch.float32, 2), gate.shape)
     return _quantise(3, gate, other=up)
 
 
@@ -125,18 +122,18 @@ def product8(
     Returns:
         float32 [M N], or one column for each of the channels asked for.
     """
-    _expect("q", q, torch.int8, 2)
+    expect("q", q, torch.int8, 2)
     m, n = q.shape[0], scale.shape[0]
-    _expect_size("scales", _expect("scales", scales, torch.float32, 1), (m,))
-    _expect_size("sums", _expect("sums", sums, torch.int32, 1), (m,))
-    _expect("packed", packed, torch.uint8, 2)
+    expect_size("scales", expect("scales", scales, torch.float32, 1), (m,))
+    expect_size("sums", expect("sums", sums, torch.int32, 1), (m,))
+    expect("packed", packed, torch.uint8, 2)
     depth = packed.shape[1]
     if depth > min(q.shape[1], _DEEPEST) or depth % 4:
         raise InputError(
             f"packed holds {depth} channels in, codes have {q.shape[1]}: expected a multiple of 4, "
             f"no more than the codes and {_DEEPEST}"
         )
-    _expect_size("packed", packed, (_up(n, 16), depth))
+    expect_size("packed", packed, (up_to(n, 16), depth))
     _expect_channels(scale, bias, n)
     choice = _Channels.of(rows, n)
     out = torch.empty((m, choice.width), dtype=torch.float32)
@@ -168,6 +165,86 @@ def linear8(
     return product8(*quantise_rows(x), packed, scale, bias, rows)
 
 
+def product4(
+    q: Tensor,
+    scales: Tensor,
+    sums: Tensor,
+    packed: Tensor,
+    group_scales: Tensor,
+    bias: Tensor | None = None,
+    rows: Rows = None,
+    *,
+    channels: int | None = None,
+) -> Tensor:
+    """Quantised rows times int4 weights.
+
+    Args:
+        q: int8 [M S], zeros beyond K.
+        scales: float32 [M].
+        sums: int32 [M]; not used, so that both products take the same rows.
+        packed: uint8 [N16, 512 * G] from ``pack4``.
+        group_scales: bfloat16 [N16, 16 * G] from ``pack4_scales``.
+        bias: float32 [N] or None.
+        rows: Which channels out.
+        channels: N; None takes the length of the bias, or else 16 * N16.
+
+    Returns:
+        float32 [M N], or one column for each of the channels asked for.
+    """
+    del sums
+    expect("q", q, torch.int8, 2)
+    expect_size("scales", expect("scales", scales, torch.float32, 1), (q.shape[0],))
+    expect("packed", packed, torch.uint8, 2)
+    blocks, depth = packed.shape[0], packed.shape[1] // 8
+    if packed.shape[1] % 512 or not depth - 64 < q.shape[1]:
+        raise InputError(
+            f"packed holds {packed.shape[1]} bytes a block, codes {q.shape[1]} channels: expected "
+            f"512 bytes for every 64 channels"
+        )
+    expect("group_scales", group_scales, torch.bfloat16, 2)
+    expect_size("group_scales", group_scales, (blocks, depth // 4))
+    n = channels if channels is not None else 16 * blocks if bias is None else len(bias)
+    if up_to(n, 16) != 16 * blocks:
+        raise InputError(f"{n} channels out do not fill the {blocks} blocks of 16 of packed")
+    if bias is not None:
+        expect_size("bias", expect("bias", bias, torch.float32, 1), (n,))
+    choice = _Channels.of(rows, n)
+    out = torch.empty((q.shape[0], choice.width), dtype=torch.float32)
+    status = _opened().heliodor_product4(
+        *(q.data_ptr(), q.shape[1], scales.data_ptr(), packed.data_ptr()),
+        *(group_scales.data_ptr(), _pointer(bias), out.data_ptr(), choice.width),
+        *(q.shape[0], n, depth, choice.first, _pointer(choice.blocks), choice.count),
+        torch.get_num_threads(),
+    )
+    _remember(status)
+    return choice.pick(out)
+
+
+def linear4(
+    x: Tensor,
+    packed: Tensor,
+    group_scales: Tensor,
+    bias: Tensor | None = None,
+    rows: Rows = None,
+    *,
+    channels: int | None = None,
+) -> Tensor:
+    """``x W^T + b`` with int4 weights and rows quantised on the way.
+
+    Args:
+        x: float32 [M K].
+        packed: uint8 [N16, 512 * G] from ``pack4``.
+        group_scales: bfloat16 [N16, 16 * G] from ``pack4_scales``.
+        bias: float32 [N] or None.
+        rows: Which channels out.
+        channels: N; None takes the length of the bias, or else 16 * N16.
+
+    Returns:
+        float32 [M N], or one column for each of the channels asked for.
+    """
+    return product4(*quantise_rows(x), packed, group_scales, bias, rows, channels=channels)
+
+
 @dataclass(frozen=True, slots=True)
 class _Channels:
     """Blocks of 16 output channels to compute, and which of their columns were asked for."""
@@ -181,16 +258,16 @@ class _Channels:
     @classmethod
     def of(cls, rows: Rows, n: int) -> _Channels:
         if rows is None:
-            return cls(0, _up(n, 16) // 16, n)
+            return cls(0, up_to(n, 16) // 16, n)
         if isinstance(rows, tuple):
             a, b = rows
             if not 0 <= a <= b <= n or a % 16 or (b % 16 and b != n):
                 raise InputError(
-                    f"rows {rows} of {n} channels: expected a <= b, multiples of 16 (b may be {n}); "
-                    f"pass ids as a tensor for single channels"
+                    f"rows {rows} of {n} channels: expected a <= b, multiples of 16 or {n}, "
+                    f"or ids as a tensor for single channels"
                 )
             return cls(a // 16, (b - a + 15) // 16, b - a)
-        _expect("rows", rows, torch.int64, 1)
+        expect("rows", rows, torch.int64, 1)
         if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < n:
             raise InputError(f"rows hold ids outside 0..{n - 1}: they name output channels")
         blocks, place = torch.unique(rows // 16, return_inverse=True)
@@ -210,9 +287,9 @@ def _quantise(
     bias: Tensor | None = None,
     eps: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _expect("x", x, torch.float32, 2)
+    expect("x", x, torch.float32, 2)
     m, k = x.shape
-    q = torch.empty((m, _up(k, 4)), dtype=torch.int8)
+    q = torch.empty((m, up_to(k, 4)), dtype=torch.int8)
     scales = torch.empty(m, dtype=torch.float32)
     sums = torch.empty(m, dtype=torch.int32)
     status = _opened().heliodor_quantise(
@@ -240,27 +317,7 @@ def _pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
-
-
 def _expect_channels(scale: Tensor, bias: Tensor | None, n: int) -> None:
-    _expect("scale", scale, torch.float32, 1)
+    expect("scale", scale, torch.float32, 1)
     if bias is not None:
-        _expect_size("bias", _expect("bias", bias, torch.float32, 1), (n,))
-
-
-def _expect(name: str, tensor: Tensor, dtype: torch.dtype, dimensions: int) -> Tensor:
-    if tensor.dtype != dtype or tensor.dim() != dimensions or tensor.device.type != "cpu":
-        raise InputError(
-            f"{name} is {tensor.dtype} of shape {list(tensor.shape)} on {tensor.device}: "
-            f"expected {dtype} of {dimensions} dimensions on the CPU"
-        )
-    if not tensor.is_contiguous():
-        raise InputError(f"{name} of shape {list(tensor.shape)} is not contiguous: .contiguous()")
-    return tensor
-
-
-def _expect_size(name: str, tensor: Tensor, size: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != tuple(size):
-        raise InputError(f"{name} has the shape {list(tensor.shape)}, expected {list(size)}")
+        expect_size("bias", expect("bias", bias, torch.float32, 1), (n,))

@@ -29,6 +29,10 @@ _SIGNATURES: dict[str, tuple[object, ...]] = {
         *(c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
         *(c_int64, c_int64, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int),
     ),
+    "heliodor_product4": (
+        *(c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
+        *(c_int64, c_int64, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int),
+    ),
 }
 
 
@@ -50,7 +54,9 @@ def library() -> ctypes.CDLL | None:
         )
     opened = ctypes.CDLL(str(path))
     if opened.heliodor_abi() != ABI:
-        warnings.warn(f"{path} was built from other sources and is not used: reinstall", stacklevel=2)
+        warnings.warn(
+            f"{path} was built from other sources and is not used: reinstall", stacklevel=2
+        )
         return None
     opened.heliodor_processor.restype = c_char_p
     opened.heliodor_choose.argtypes = (c_char_p,)

@@ -10,11 +10,13 @@
 #include "job.h"
 
 #define DEPTH 1024 /* quads of K in one pass: 64 channels of it fill a quarter of a 1 MiB cache */
+#define GROUPS 32 /* groups of int4 that are unpacked at a time: 128 KiB for a panel */
 #define AHEAD 1024 /* bytes that a thin tile fetches ahead */
 
 typedef struct {
   const uint8_t *weight[PANEL];
   const float *scale[PANEL], *bias[PANEL];
+  const uint16_t *group_scale[PANEL];
   __mmask16 mask[PANEL];
   float *out; /* of row 0 */
 } panel;
@@ -23,8 +25,13 @@ static panel open_panel(const product *p, int64_t slot, int count) {
   panel b = {.out = p->out + slot * BLOCK};
   for (int c = 0; c < count; c++) {
     int64_t block = block_at(p, slot + c);
-    b.weight[c] = p->weight + block * p->quads * 64;
-    b.scale[c] = p->scale + block * BLOCK;
+    if (p->group_scale) {
+      b.weight[c] = p->weight + block * p->groups * GROUP * BLOCK / 2;
+      b.group_scale[c] = p->group_scale + block * p->groups * BLOCK;
+    } else {
+      b.weight[c] = p->weight + block * p->quads * 64;
+      b.scale[c] = p->scale + block * BLOCK;
+    }
     b.bias[c] = p->bias ? p->bias + block * BLOCK : NULL;
     b.mask[c] = (__mmask16)((1u << channels_in(p, block)) - 1);
   }
@@ -128,4 +135,182 @@ static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, i
   }
 }
 
-const processor processor_avx512 = {"avx512-vnni", panel8, row_avx512};
+/* ---- int4 ---- */
+
+INLINE __m512 sixteen_scales(const uint16_t *bf16) {
+  __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)bf16));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+INLINE void finish4(const product *p, const panel *b, int c, int64_t row, float *out, __m512 total) {
+  __m512 value = _mm512_mul_ps(total, _mm512_set1_ps(p->row_scale[row]));
+  if (p->bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(b->mask[c], b->bias[c]));
+  _mm512_mask_storeu_ps(out, b->mask[c], value);
+}
+
+/* Few rows: packed weights are read once and opened in registers. */
+INLINE void thin_tile4(const product *p, const panel *b, int first, int64_t row, const int R,
+                       const int C) {
+  const __m512i low = _mm512_set1_epi8(15);
+  __m512 total[6][PANEL];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++) total[r][c] = _mm512_setzero_ps();
+  for (int64_t g = 0; g < p->groups; g++) {
+    const int8_t *q = p->q + row * p->q_stride + g * GROUP;
+    __m512i sum[6][PANEL];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++)
+        sum[r][c] = _mm512_set1_epi32(-8 * p->group_sum[(row + r) * p->groups + g]);
+    for (int64_t line = 0; line < 8; line++) {
+      __m512i even[PANEL], odd[PANEL];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++) {
+        const uint8_t *w = b->weight[first + c] + (g * 8 + line) * 64;
+        __m512i both = _mm512_loadu_si512(w);
+        _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
+        even[c] = _mm512_and_si512(both, low);
+        odd[c] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+      }
+#pragma GCC unroll 6
+      for (int r = 0; r < R; r++) {
+        __m512i one = four_codes(q + r * p->q_stride + line * 8);
+        __m512i two = four_codes(q + r * p->q_stride + line * 8 + 4);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) {
+          dot(&sum[r][c], even[c], one);
+          dot(&sum[r][c], odd[c], two);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++) {
+      __m512 scale = sixteen_scales(b->group_scale[first + c] + g * BLOCK);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; r++)
+        total[r][c] = _mm512_add_ps(total[r][c],
+                                    _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][c]), scale));
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++)
+      finish4(p, b, first + c, row + r,
+              b->out + (row + r) * p->out_stride + (first + c) * BLOCK, total[r][c]);
+}
+
+/* Many rows: weights lie opened in `open` [C][GROUPS][16 quads][64]; sums of earlier groups lie in
+ * `out` until the last pass scales them. */
+INLINE void thick_tile4(const product *p, const panel *b, const uint8_t *open, int64_t row,
+                        int64_t from, int64_t to, const int R, const int C) {
+  __m512 total[6][PANEL];
+  float *out = b->out + row * p->out_stride;
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++)
+      total[r][c] = from == 0 ? _mm512_setzero_ps()
+                              : _mm512_maskz_loadu_ps(b->mask[c],
+                                                      out + r * p->out_stride + c * BLOCK);
+  for (int64_t g = from; g < to; g++) {
+    const int8_t *q = p->q + row * p->q_stride + g * GROUP;
+    __m512i sum[6][PANEL];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++)
+        sum[r][c] = _mm512_set1_epi32(-8 * p->group_sum[(row + r) * p->groups + g]);
+    for (int64_t k = 0; k < 16; k++) {
+      __m512i w[PANEL];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++)
+        w[c] = _mm512_loadu_si512(open + ((c * GROUPS + g - from) * 16 + k) * 64);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; r++) {
+        __m512i codes = four_codes(q + r * p->q_stride + k * 4);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) dot(&sum[r][c], w[c], codes);
+      }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++) {
+      __m512 scale = sixteen_scales(b->group_scale[c] + g * BLOCK);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; r++)
+        total[r][c] = _mm512_add_ps(total[r][c],
+                                    _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][c]), scale));
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++) {
+      float *to_here = out + r * p->out_stride + c * BLOCK;
+      if (to < p->groups)
+        _mm512_mask_storeu_ps(to_here, b->mask[c], total[r][c]);
+      else
+        finish4(p, b, c, row + r, to_here, total[r][c]);
+    }
+}
+
+#define THIN4(R, C)                        \
+  case R * 8 + C:                          \
+    thin_tile4(p, b, first, row, R, C);    \
+    break;
+#define THICK4(R, C)                                  \
+  case R * 8 + C:                                     \
+    thick_tile4(p, b, open, row, from, to, R, C);     \
+    break;
+
+static void thin4(const product *p, const panel *b, int first, int64_t row, int R, int C) {
+  switch (R * 8 + C) {
+    THIN4(1, 1) THIN4(1, 2) THIN4(1, 3) THIN4(1, 4) THIN4(2, 1) THIN4(2, 2) THIN4(3, 1) THIN4(3, 2)
+    THIN4(4, 1) THIN4(4, 2)
+  }
+}
+
+static void thick4(const product *p, const panel *b, const uint8_t *open, int64_t row, int64_t from,
+                   int64_t to, int R, int C) {
+  switch (R * 8 + C) {
+    THICK4(1, 1) THICK4(1, 2) THICK4(1, 3) THICK4(1, 4) THICK4(2, 1) THICK4(2, 2) THICK4(2, 3)
+    THICK4(2, 4) THICK4(3, 1) THICK4(3, 2) THICK4(3, 3) THICK4(3, 4) THICK4(4, 1) THICK4(4, 2)
+    THICK4(4, 3) THICK4(4, 4) THICK4(5, 1) THICK4(5, 2) THICK4(5, 3) THICK4(5, 4) THICK4(6, 1)
+    THICK4(6, 2) THICK4(6, 3) THICK4(6, 4)
+  }
+}
+
+static void unpack(const uint8_t *packed, uint8_t *open, int64_t lines) {
+  const __m512i low = _mm512_set1_epi8(15);
+  for (int64_t i = 0; i < lines; i++) {
+    __m512i both = _mm512_loadu_si512(packed + i * 64);
+    _mm_prefetch((const char *)packed + i * 64 + AHEAD, _MM_HINT_T0);
+    _mm512_storeu_si512(open + i * 128, _mm512_and_si512(both, low));
+    _mm512_storeu_si512(open + i * 128 + 64, _mm512_and_si512(_mm512_srli_epi16(both, 4), low));
+  }
+}
+
+static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, int count,
+                   uint8_t *open) {
+  panel b = open_panel(p, slot, count);
+  int64_t rows = end - begin;
+  if (rows <= 4) {
+    int step = rows == 1 ? PANEL : 2;
+    for (int c = 0; c < count; c += step)
+      thin4(p, &b, c, begin, (int)rows, count - c < step ? count - c : step);
+    return;
+  }
+  for (int64_t from = 0; from < p->groups; from += GROUPS) {
+    int64_t to = from + GROUPS < p->groups ? from + GROUPS : p->groups;
+    for (int c = 0; c < count; c++)
+      unpack(b.weight[c] + from * 512, open + c * GROUPS * 1024, (to - from) * 8);
+    for (int64_t row = begin; row < end; row += 6)
+      thick4(p, &b, open, row, from, to, end - row < 6 ? (int)(end - row) : 6, count);
+  }
+}
+
+const processor processor_avx512 = {"avx512-vnni", panel8, panel4, PANEL * GROUPS * 1024,
+                                    row_avx512};

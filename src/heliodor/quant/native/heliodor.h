@@ -38,4 +38,11 @@ API int heliodor_product8(const int8_t *q, int64_t q_stride, const float *row_sc
                           int64_t columns, int64_t depth, int64_t first_block,
                           const int32_t *blocks, int64_t block_count, int threads);
 
+/* The same with int4 weights in groups of 64, `scale` bfloat16 [blocks][groups][16]. */
+API int heliodor_product4(const int8_t *q, int64_t q_stride, const float *row_scale,
+                          const uint8_t *weight, const uint16_t *scale, const float *bias,
+                          float *out, int64_t out_stride, int64_t rows, int64_t columns,
+                          int64_t depth, int64_t first_block, const int32_t *blocks,
+                          int64_t block_count, int threads);
+
 #endif

@@ -49,6 +49,10 @@ typedef struct {
   const char *name;
   /* rows begin..end-1 of the output channels of `count` <= PANEL blocks from the job's slot `slot` */
   void (*panel8)(const product *p, int64_t begin, int64_t end, int64_t slot, int count);
+  /* the same with int4 weights; `scratch` holds `unpacked` bytes */
+  void (*panel4)(const product *p, int64_t begin, int64_t end, int64_t slot, int count,
+                 uint8_t *scratch);
+  int64_t unpacked; /* what panel4 needs for more rows than it reads packed weights for */
   /* one row to codes; `scratch` holds `width` floats, rounded up to 16 */
   void (*row)(const row_job *job, int64_t row, float *scratch);
 } processor;
@@ -77,6 +81,15 @@ INLINE int64_t block_at(const product *p, int64_t slot) {
 INLINE int channels_in(const product *p, int64_t block) {
   int64_t left = p->columns - block * BLOCK;
   return left < BLOCK ? (int)left : BLOCK;
+}
+
+/* A bfloat16 is the upper half of a float32. */
+INLINE float widen(uint16_t bf16) {
+  union {
+    uint32_t bits;
+    float value;
+  } u = {(uint32_t)bf16 << 16};
+  return u.value;
 }
 
 #endif

@@ -1,5 +1,6 @@
 /* Jobs cut into tasks: rows to quantise, panels of output channels to compute. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "heliodor.h"
 #include "job.h"
@@ -7,7 +8,8 @@
 #define FEW_ROWS 12   /* rows that share one reading of the weights */
 #define MOST_ROWS 768 /* rows of one task */
 
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/* How many pieces of at most b cover a. */
+static int64_t parts_of(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- rows ---- */
@@ -32,15 +34,15 @@ int heliodor_quantise(int kind, const float *x, int64_t x_stride, const float *y
   row_tasks t = {.job = {kind, x, y, weight, bias, x_stride, y_stride, eps, width, q, q_stride,
                          scale, sums},
                  .rows = rows,
-                 .scratch_size = up(width, 16) * 16 + 16};
+                 .scratch_size = parts_of(width, 16) * 16 + 16};
   if (rows == 0) return 0;
-  t.each = up(rows, 4 * threads);
-  if (t.each * width < 16384) t.each = up(16384, width); /* less is not worth waking a thread */
+  t.each = parts_of(rows, 4 * threads);
+  if (t.each * width < 16384) t.each = parts_of(16384, width); /* less is not worth waking a thread */
   if (kind != ROW_PLAIN) {
     t.scratch = malloc((size_t)(threads * t.scratch_size) * sizeof(float));
     if (!t.scratch) return -1;
   }
-  pool_run(threads, up(rows, t.each), row_task, &t);
+  pool_run(threads, parts_of(rows, t.each), row_task, &t);
   free(t.scratch);
   return 0;
 }
@@ -50,17 +52,18 @@ int heliodor_quantise(int kind, const float *x, int64_t x_stride, const float *y
 typedef struct {
   product p;
   int64_t parts, each; /* row parts, rows in one */
+  uint8_t *scratch;    /* int4: `unpacked` bytes for each worker */
 } product_tasks;
 
 /* Cut rows only as far as it takes to give every thread some panels. */
 static void cut(product_tasks *t, int threads) {
-  int64_t rows = t->p.rows, panels = up(t->p.block_count, PANEL);
-  int64_t parts = up(rows, MOST_ROWS), wanted = threads > 1 ? up(4 * threads, panels) : 1;
+  int64_t rows = t->p.rows, panels = parts_of(t->p.block_count, PANEL);
+  int64_t parts = parts_of(rows, MOST_ROWS), wanted = threads > 1 ? parts_of(4 * threads, panels) : 1;
   if (rows <= FEW_ROWS) wanted = 1;
   if (wanted > rows / 48) wanted = rows / 48;
   if (parts < wanted) parts = wanted;
-  t->each = up(up(rows, parts), 6) * 6;
-  t->parts = up(rows, t->each);
+  t->each = parts_of(parts_of(rows, parts), 6) * 6;
+  t->parts = parts_of(rows, t->each);
 }
 
 static void task8(void *context, int64_t task, int worker) {
@@ -87,12 +90,82 @@ int heliodor_product8(const int8_t *q, int64_t q_stride, const float *row_scale,
                            .out_stride = out_stride,
                            .rows = rows,
                            .columns = columns,
-                           .quads = up(depth, 4),
+                           .quads = parts_of(depth, 4),
                            .first_block = first_block,
                            .blocks = blocks,
                            .block_count = block_count}};
   if (rows == 0 || block_count == 0) return 0;
   cut(&t, threads);
-  pool_run(threads, up(block_count, PANEL) * t.parts, task8, &t);
+  pool_run(threads, parts_of(block_count, PANEL) * t.parts, task8, &t);
+  return 0;
+}
+
+static void task4(void *context, int64_t task, int worker) {
+  const product_tasks *t = context;
+  const processor *path = processor_now();
+  int64_t begin = task % t->parts * t->each, slot = task / t->parts * PANEL;
+  path->panel4(&t->p, begin, least(t->p.rows, begin + t->each), slot,
+               (int)least(PANEL, t->p.block_count - slot), t->scratch + worker * path->unpacked);
+}
+
+/* Rows as int4 products need them: whole groups, and the sum of each group's codes. */
+typedef struct {
+  const int8_t *from;
+  int8_t *to; /* NULL where the rows hold whole groups already */
+  int64_t from_stride, groups, used; /* used: codes of a row that may not be zero */
+  int32_t *sums;
+} regrouping;
+
+static void regroup(void *context, int64_t row, int worker) {
+  const regrouping *r = context;
+  const int8_t *q = r->from + row * r->from_stride;
+  (void)worker;
+  if (r->to) {
+    int8_t *to = r->to + row * r->groups * GROUP;
+    memcpy(to, q, (size_t)r->used);
+    memset(to + r->used, 0, (size_t)(r->groups * GROUP - r->used));
+    q = to;
+  }
+  for (int64_t g = 0; g < r->groups; g++, q += GROUP) {
+    int32_t sum = 0;
+    for (int i = 0; i < GROUP; i++) sum += q[i];
+    r->sums[row * r->groups + g] = sum;
+  }
+}
+
+int heliodor_product4(const int8_t *q, int64_t q_stride, const float *row_scale,
+                      const uint8_t *weight, const uint16_t *scale, const float *bias, float *out,
+                      int64_t out_stride, int64_t rows, int64_t columns, int64_t depth,
+                      int64_t first_block, const int32_t *blocks, int64_t block_count,
+                      int threads) {
+  int64_t groups = parts_of(depth, GROUP), whole = groups * GROUP;
+  if (rows == 0 || block_count == 0) return 0;
+  int64_t copies = q_stride < whole ? rows * whole : 0, sums = rows * groups * 4;
+  int64_t opened = rows > 1 ? threads * processor_now()->unpacked : 0;
+  int64_t before = parts_of(copies + sums, 64) * 64;
+  uint8_t *memory = aligned_alloc(64, (size_t)(before + parts_of(opened, 64) * 64));
+  if (!memory) return -1;
+  regrouping r = {q, copies ? (int8_t *)memory : NULL, q_stride, groups, least(q_stride, whole),
+                  (int32_t *)(memory + copies)};
+  pool_run(rows * whole < 262144 ? 1 : threads, rows, regroup, &r);
+  product_tasks t = {.p = {.q = copies ? r.to : q,
+                           .q_stride = copies ? whole : q_stride,
+                           .row_scale = row_scale,
+                           .group_sum = r.sums,
+                           .weight = weight,
+                           .group_scale = scale,
+                           .bias = bias,
+                           .out = out,
+                           .out_stride = out_stride,
+                           .rows = rows,
+                           .columns = columns,
+                           .groups = groups,
+                           .first_block = first_block,
+                           .blocks = blocks,
+                           .block_count = block_count},
+                     .scratch = memory + before};
+  cut(&t, threads);
+  pool_run(threads, parts_of(block_count, PANEL) * t.parts, task4, &t);
+  free(memory);
   return 0;
 }
