@@ -30,6 +30,7 @@ from heliodor.checkpoints.native import save
 from heliodor.checkpoints.recognise import Kind
 from heliodor.checkpoints.weights import Weight
 from heliodor.models.paligemma import PaliGemma
+from heliodor.quant.apply import recipe_of
 
 __all__ = ["measure_files", "write_file"]
 
@@ -70,6 +71,7 @@ def write_file(model: PaliGemma, path: Path) -> None:
         tokenizer=None,
         processor=None,
         codec=None,
+        recipe=recipe_of(model),
     )
     save(contents, path)
 
