@@ -26,7 +26,7 @@ from heliodor.models.nextdit_config import NextDiTConfig
 from heliodor.models.nextdit_prompt import Prompt
 from heliodor.models.nextdit_rope import RELEASED, Scaling, rotate_pairs
 from heliodor.nn.attention import attend, merge_heads, split_heads
-from heliodor.nn.linear import Linear
+from heliodor.nn.linear import Linear, project
 from heliodor.nn.norm import LayerNorm, PlainRMSNorm
 
 _TIME_WIDTH = 256  # cosines and sines that a time becomes
@@ -74,15 +74,15 @@ class NextDiTAttention(nn.Module):
 
     def read_caption(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features y [B L S] -> keys and values, [B K L D] each."""
-        v = self.caption_v(y)
-        k = self.caption_k_norm(self.caption_k(y)).to(v.dtype)
+        k, v = project(y, (self.caption_k, self.caption_v))
+        k = self.caption_k_norm(k).to(v.dtype)
         return split_heads(k, self.num_kv_heads), split_heads(v, self.num_kv_heads)
 
     def forward(self, x: Tensor, caption: tuple[Tensor, Tensor], sight: Sight) -> Tensor:
         """X [B T W] over itself and a caption's keys and values [B K L D] -> [B T W]."""
-        v = self.v(x)
-        q = self._turned(self.q_norm(self.q(x)), self.num_heads, sight.turn).to(v.dtype)
-        k = self._turned(self.k_norm(self.k(x)), self.num_kv_heads, sight.turn).to(v.dtype)
+        q, k, v = project(x, (self.q, self.k, self.v))
+        q = self._turned(self.q_norm(q), self.num_heads, sight.turn).to(v.dtype)
+        k = self._turned(self.k_norm(k), self.num_kv_heads, sight.turn).to(v.dtype)
         scale = q.shape[-1] ** -0.5
         if isinstance(sight.focus, Tensor):
             sharp = q * sight.focus.to(q.dtype)
@@ -114,7 +114,8 @@ class NextDiTMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X [B T W] -> [B T W]."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        gate, up = project(x, (self.gate, self.up))
+        return self.down(F.silu(gate) * up)
 
 
 class NextDiTLayer(nn.Module):
