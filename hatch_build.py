@@ -41,11 +41,15 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx51
 
 # (source, the object's name, flags): a file that is compiled for several instruction sets comes
 # several times. No other file gets -m flags, so one library runs on every processor of its kind.
+FUSED = "-ffp-contract=fast"
 COMMON = [(name, name, []) for name in ("pool", "dispatch", "product", "plain", "rows")]
+COMMON.append(("floats", "floats", [FUSED]))
 X86 = [
     ("avx512vnni", "avx512vnni", AVX512),
     ("rows", "rows_avx512", [*AVX512, "-DROW=row_avx512"]),
     ("rows", "rows_avx2", [*AVX2, "-DROW=row_avx2"]),
+    ("floats", "floats_avx512", [*AVX512, FUSED, "-DFLOATS=floats_avx512"]),
+    ("floats", "floats_avx2", [*AVX2, FUSED, "-DFLOATS=floats_avx2"]),
     ("avx2", "avx2", AVX2),
 ]
 ARM = [("neon", "neon", ["-march=armv8.2-a+dotprod"])]

@@ -40,6 +40,8 @@ __all__ = [
     "geglu_quantise",
     "linear4",
     "linear8",
+    "linear_bf16",
+    "linear_f16",
     "norm_quantise",
     "pack4",
     "pack4_scales",
@@ -245,6 +247,58 @@ def linear4(
     return product4(*quantise_rows(x), packed, group_scales, bias, rows, channels=channels)
 
 
+def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: Rows = None) -> Tensor:
+    """``x W^T + b`` with weights that stay in bfloat16, each widened to float32 as it is read.
+
+    Products and sums are float32, in another order than torch's.
+
+    Args:
+        x: float32 [M K].
+        weight: bfloat16 [N K].
+        bias: float32 [N] or None.
+        rows: Which channels out; a range may start and end anywhere.
+
+    Returns:
+        float32 [M N], or one column for each of the channels asked for.
+    """
+    return _floats(0, x, expect("weight", weight, torch.bfloat16, 2), bias, rows)
+
+
+def linear_f16(x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: Rows = None) -> Tensor:
+    """``linear_bf16`` for weights in float16."""
+    return _floats(1, x, expect("weight", weight, torch.float16, 2), bias, rows)
+
+
+def _floats(kind: int, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Rows) -> Tensor:
+    m, (n, k) = expect("x", x, torch.float32, 2).shape[0], weight.shape
+    expect_size("x", x, (m, k))
+    if bias is not None:
+        expect_size("bias", expect("bias", bias, torch.float32, 1), (n,))
+    ids: Tensor | None = None
+    if isinstance(rows, tuple):
+        if not 0 <= rows[0] <= rows[1] <= n:
+            raise InputError(f"rows {rows} of {n} channels: expected a <= b, both in 0..{n}")
+        weight = weight[rows[0] : rows[1]]
+        bias = None if bias is None else bias[rows[0] : rows[1]]
+    elif rows is not None:
+        ids = _ids(rows, n)
+    out = torch.empty((m, weight.shape[0] if ids is None else len(ids)), dtype=torch.float32)
+    status = _opened().heliodor_floats(
+        *(kind, x.data_ptr(), weight.data_ptr(), _pointer(ids), _pointer(bias), out.data_ptr()),
+        *(m, out.shape[1], k, torch.get_num_threads()),
+    )
+    _remember(status)
+    return out
+
+
+def _ids(rows: Tensor, n: int) -> Tensor:
+    """The ids themselves, if they name channels."""
+    expect("rows", rows, torch.int64, 1)
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < n:
+        raise InputError(f"rows hold ids outside 0..{n - 1}: they name output channels")
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class _Channels:
     """Blocks of 16 output channels to compute, and which of their columns were asked for."""
@@ -267,10 +321,7 @@ class _Channels:
                     f"or ids as a tensor for single channels"
                 )
             return cls(a // 16, (b - a + 15) // 16, b - a)
-        expect("rows", rows, torch.int64, 1)
-        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < n:
-            raise InputError(f"rows hold ids outside 0..{n - 1}: they name output channels")
-        blocks, place = torch.unique(rows // 16, return_inverse=True)
+        blocks, place = torch.unique(_ids(rows, n) // 16, return_inverse=True)
         columns = place * 16 + rows % 16
         return cls(0, len(blocks), 16 * len(blocks), blocks.to(torch.int32), columns)
 

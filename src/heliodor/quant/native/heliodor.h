@@ -9,11 +9,14 @@
 
 #include <stdint.h>
 
-#define HELIODOR_ABI 1 /* raise it whenever a signature or a layout changes */
+#define HELIODOR_ABI 2 /* raise it whenever a signature or a layout changes */
 #define API __attribute__((visibility("default")))
 
 /* How a row becomes int8 codes. */
 enum { ROW_PLAIN = 0, ROW_RMS = 1, ROW_LAYER = 2, ROW_GEGLU = 3 };
+
+/* What half-width weights are. */
+enum { FLOAT_BFLOAT16 = 0, FLOAT_FLOAT16 = 1 };
 
 API int heliodor_abi(void);
 
@@ -44,5 +47,11 @@ API int heliodor_product4(const int8_t *q, int64_t q_stride, const float *row_sc
                           float *out, int64_t out_stride, int64_t rows, int64_t columns,
                           int64_t depth, int64_t first_block, const int32_t *blocks,
                           int64_t block_count, int threads);
+
+/* out [M][N] = x [M][K] times weights of half width [..][K] plus bias, all sums in float32; channel
+ * n is row n of the weights, or row ids[n]. */
+API int heliodor_floats(int kind, const float *x, const uint16_t *weight, const int64_t *ids,
+                        const float *bias, float *out, int64_t rows, int64_t channels,
+                        int64_t depth, int threads);
 
 #endif

@@ -44,6 +44,19 @@ typedef struct {
   int32_t *sums;
 } row_job;
 
+/* float32 rows times weights of half width. */
+typedef struct {
+  int kind;
+  const float *x;         /* [rows][depth] */
+  const uint16_t *weight; /* [..][depth] */
+  const int64_t *ids;     /* the weight rows that stand for the channels, or NULL: in order */
+  const float *bias;      /* by weight row, or NULL */
+  float *out;
+  int64_t out_stride, depth;
+} float_job;
+
+#define FLOAT_DEPTH 256 /* channels in that are widened at a time: 64 KiB for a panel */
+
 /* What a processor path must offer. */
 typedef struct {
   const char *name;
@@ -55,6 +68,9 @@ typedef struct {
   int64_t unpacked; /* what panel4 needs for more rows than it reads packed weights for */
   /* one row to codes; `scratch` holds `width` floats, rounded up to 16 */
   void (*row)(const row_job *job, int64_t row, float *scratch);
+  /* `count` <= 64 channels from n of rows begin..end-1; `open` holds [FLOAT_DEPTH][64] floats */
+  void (*floats)(const float_job *job, int64_t begin, int64_t end, int64_t n, int count,
+                 float *open);
 } processor;
 
 extern const processor processor_plain;
@@ -62,10 +78,13 @@ extern const processor processor_avx2;
 extern const processor processor_avx512;
 extern const processor processor_neon;
 
-/* rows.c is compiled once for each instruction set. */
+/* rows.c and floats.c are compiled once for each instruction set. */
 void row_plain(const row_job *job, int64_t row, float *scratch);
 void row_avx2(const row_job *job, int64_t row, float *scratch);
 void row_avx512(const row_job *job, int64_t row, float *scratch);
+void floats_plain(const float_job *job, int64_t begin, int64_t end, int64_t n, int count, float *open);
+void floats_avx2(const float_job *job, int64_t begin, int64_t end, int64_t n, int count, float *open);
+void floats_avx512(const float_job *job, int64_t begin, int64_t end, int64_t n, int count, float *open);
 
 const processor *processor_now(void);
 

@@ -55,15 +55,13 @@ typedef struct {
   uint8_t *scratch;    /* int4: `unpacked` bytes for each worker */
 } product_tasks;
 
-/* Cut rows only as far as it takes to give every thread some panels. */
-static void cut(product_tasks *t, int threads) {
-  int64_t rows = t->p.rows, panels = parts_of(t->p.block_count, PANEL);
+/* Cut rows only as far as it takes to give every thread some panels: rows of one part. */
+static int64_t cut(int64_t rows, int64_t panels, int threads) {
   int64_t parts = parts_of(rows, MOST_ROWS), wanted = threads > 1 ? parts_of(4 * threads, panels) : 1;
   if (rows <= FEW_ROWS) wanted = 1;
   if (wanted > rows / 48) wanted = rows / 48;
   if (parts < wanted) parts = wanted;
-  t->each = parts_of(parts_of(rows, parts), 6) * 6;
-  t->parts = parts_of(rows, t->each);
+  return parts_of(parts_of(rows, parts), 6) * 6;
 }
 
 static void task8(void *context, int64_t task, int worker) {
@@ -95,7 +93,8 @@ int heliodor_product8(const int8_t *q, int64_t q_stride, const float *row_scale,
                            .blocks = blocks,
                            .block_count = block_count}};
   if (rows == 0 || block_count == 0) return 0;
-  cut(&t, threads);
+  t.each = cut(rows, parts_of(block_count, PANEL), threads);
+  t.parts = parts_of(rows, t.each);
   pool_run(threads, parts_of(block_count, PANEL) * t.parts, task8, &t);
   return 0;
 }
@@ -164,8 +163,43 @@ int heliodor_product4(const int8_t *q, int64_t q_stride, const float *row_scale,
                            .blocks = blocks,
                            .block_count = block_count},
                      .scratch = memory + before};
-  cut(&t, threads);
+  t.each = cut(rows, parts_of(block_count, PANEL), threads);
+  t.parts = parts_of(rows, t.each);
   pool_run(threads, parts_of(block_count, PANEL) * t.parts, task4, &t);
   free(memory);
+  return 0;
+}
+
+/* ---- weights of half width ---- */
+
+typedef struct {
+  float_job job;
+  int64_t rows, channels, parts, each;
+  float *scratch;
+} float_tasks;
+
+#define CHANNELS (BLOCK * PANEL)
+
+static void float_task(void *context, int64_t task, int worker) {
+  const float_tasks *t = context;
+  int64_t begin = task % t->parts * t->each, n = task / t->parts * CHANNELS;
+  processor_now()->floats(&t->job, begin, least(t->rows, begin + t->each), n,
+                          (int)least(CHANNELS, t->channels - n),
+                          t->scratch + (int64_t)worker * FLOAT_DEPTH * CHANNELS);
+}
+
+int heliodor_floats(int kind, const float *x, const uint16_t *weight, const int64_t *ids,
+                    const float *bias, float *out, int64_t rows, int64_t channels, int64_t depth,
+                    int threads) {
+  if (rows == 0 || channels == 0) return 0;
+  float_tasks t = {.job = {kind, x, weight, ids, bias, out, channels, depth},
+                   .rows = rows,
+                   .channels = channels};
+  t.each = cut(rows, parts_of(channels, CHANNELS), threads);
+  t.parts = parts_of(rows, t.each);
+  t.scratch = aligned_alloc(64, (size_t)threads * FLOAT_DEPTH * CHANNELS * sizeof(float));
+  if (!t.scratch) return -1;
+  pool_run(threads, parts_of(channels, CHANNELS) * t.parts, float_task, &t);
+  free(t.scratch);
   return 0;
 }
