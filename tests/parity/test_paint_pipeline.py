@@ -48,7 +48,7 @@ def quiet() -> Iterator[None]:
 
 
 def pipeline(folder: Path) -> Any:
-    from diffusers import LuminaPipeline
+    from diffusers.pipelines.lumina.pipeline_lumina import LuminaPipeline
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -129,7 +129,9 @@ def test_the_watershed_is_diffusers_where_it_is_told_so(ours, theirs):
 
 
 def test_the_official_grid_can_be_had_in_diffusers(ours, folder):
-    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+        FlowMatchEulerDiscreteScheduler,
+    )
 
     shifted = pipeline(folder)
     shifted.scheduler = FlowMatchEulerDiscreteScheduler(shift=4.0)

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from heliodor.paint import PromptCutWarning, contact_sheet, read_record
 
     record = None if args.like is None else read_record(args.like)
-    prompts = args.prompts or ([] if record is None else [record.prompt])
+    prompts: list[str] = args.prompts or ([] if record is None else [record.prompt])
     if not prompts:
         raise UsageError("say what to paint, or --like a picture")
     places = _places(args, len(prompts) * args.count)
@@ -116,9 +116,10 @@ def run(args: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("always", PromptCutWarning)
         warnings.showwarning = _say_warning
-        found = painter.paint(
+        found: list[Painting] = painter.paint(
             prompts,
-            count=args.count,
+            output="image",
+            count=int(args.count),
             batch_size=args.batch,
             progress=_Watch(args, preview),
             **options,

@@ -80,6 +80,6 @@ def choose_guidance(guidance: float | Guidance) -> Guidance:
     """
     if isinstance(guidance, Guidance):
         return guidance
-    if isinstance(guidance, bool) or not isinstance(guidance, int | float):
+    if isinstance(guidance, bool) or not isinstance(guidance, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] - what a caller passes
         raise InputError(f"guidance is {guidance!r}; expected a number or a Guidance")
     return Guidance(scale=float(guidance))

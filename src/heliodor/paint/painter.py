@@ -11,25 +11,21 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
 
 from heliodor.errors import InputError, MissingExtraError
 from heliodor.image import ImageSource
-from heliodor.models.nextdit_rope import Scaling
 from heliodor.paint.batch import Painted, Snapshot, paint_batch
-from heliodor.paint.guidance import Guidance
 from heliodor.paint.memory import Plan, machine_memory, sampling_work, text_work
 from heliodor.paint.opening import open_painter, vae_folder
+from heliodor.paint.options import PaintOptions
 from heliodor.paint.record import Record
 from heliodor.paint.request import Job, Size, batches, make_jobs
 from heliodor.paint.result import Painting
-from heliodor.paint.schedule import Grid
 from heliodor.paint.settings import Settings
-from heliodor.paint.skipping import StepSkipping
-from heliodor.paint.solver import Solver
 from heliodor.paint.sources import Sources
 from heliodor.paint.text import LIMIT, TextFeatures
 from heliodor.paint.vae import Autoencoder, to_pictures
@@ -38,24 +34,6 @@ from heliodor.paint.vae_source import open_vae
 __all__ = ["PaintOptions", "Painter", "load_painter", "load_vae"]
 
 _REMEMBERED = 16  # prompts whose features are kept, so that the text encoder need not come back
-
-
-class PaintOptions(TypedDict, total=False):
-    """What :meth:`Painter.paint` takes beside prompt, size, seed and pictures; see there."""
-
-    steps: int
-    solver: str | Solver
-    grid: str | Grid
-    shift: float | None
-    guidance: float | Guidance
-    scaling: str | Scaling
-    proportional: bool
-    skipping: float | StepSkipping | None
-    strength: float | None
-    count: int
-    batch_size: int
-    progress: Callable[[Snapshot], None] | None
-    cancelled: Callable[[], bool] | None
 
 
 def load_painter(
@@ -144,15 +122,37 @@ class Painter:
 
     @overload
     def paint(
-        self, prompt: str, *, output: Literal["image"] = "image", **options: Any
+        self,
+        prompt: str,
+        *,
+        output: Literal["image"] = "image",
+        **options: Unpack[PaintOptions],
     ) -> Painting: ...
     @overload
     def paint(
-        self, prompt: Sequence[str], *, output: Literal["image"] = "image", **options: Any
+        self,
+        prompt: str | Sequence[str],
+        *,
+        count: int,
+        output: Literal["image"] = "image",
+        **options: Unpack[PaintOptions],
     ) -> list[Painting]: ...
     @overload
     def paint(
-        self, prompt: str | Sequence[str], *, output: Literal["latents"], **options: Any
+        self,
+        prompt: list[str] | tuple[str, ...],
+        *,
+        output: Literal["image"] = "image",
+        **options: Unpack[PaintOptions],
+    ) -> list[Painting]: ...
+    @overload
+    def paint(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        output: Literal["latents"],
+        count: int = 1,
+        **options: Unpack[PaintOptions],
     ) -> Tensor: ...
     def paint(
         self,
@@ -164,7 +164,7 @@ class Painter:
         latents: Tensor | None = None,
         image: ImageSource | Sequence[ImageSource] | None = None,
         output: str = "image",
-        **options: Unpack[PaintOptions],
+        **options: Any,
     ) -> Painting | list[Painting] | Tensor:
         """Paint one picture, or several.
 
@@ -184,13 +184,13 @@ class Painter:
                 a number or a Guidance), ``scaling`` of positions ("released", "paper",
                 "diffusers", "off" or an object), ``proportional`` attention (True), ``skipping``
                 (None; the threshold of an approximation), ``strength`` of painting over (0.6),
-                ``count`` of pictures for each prompt (1), ``batch_size`` of pictures in one call
+                ``count`` of pictures for each prompt (one), ``batch_size`` of pictures in one call
                 (4), ``progress``, called with a :class:`~heliodor.paint.batch.Snapshot` after
                 each step, ``cancelled``, asked before each step.
 
         Returns:
-            A :class:`~heliodor.paint.result.Painting` for one prompt, a list for a list or for
-            a ``count`` above one; with "latents" float32 [B C h w].
+            A :class:`~heliodor.paint.result.Painting` for one prompt, a list for a list or where
+            ``count`` is given; with "latents" float32 [B C h w].
 
         Raises:
             CancelledError: ``cancelled`` said so.
@@ -201,7 +201,7 @@ class Painter:
         """
         if output not in ("image", "latents"):
             raise InputError(f"output is {output!r}; expected 'image' or 'latents'")
-        count, batch_size = options.pop("count", 1), options.pop("batch_size", 4)
+        count, batch_size = options.pop("count", None), options.pop("batch_size", 4)
         progress, cancelled = options.pop("progress", None), options.pop("cancelled", None)
         if image is not None and options.get("strength") is None:
             options["strength"] = 0.6
@@ -218,7 +218,7 @@ class Painter:
             negative=negative,
             latents=latents,
             image=image,
-            count=count,
+            count=1 if count is None else count,
         )
         groups = batches(jobs, batch_size)
         if output == "image" or image is not None or progress is not None:
@@ -230,7 +230,7 @@ class Painter:
         if output == "latents":
             return torch.stack([each.latents for each in painted])
         found = self._decode(jobs, painted, settings)
-        return found[0] if isinstance(prompt, str) and count == 1 else found
+        return found[0] if isinstance(prompt, str) and count is None else found
 
     def plan(
         self,

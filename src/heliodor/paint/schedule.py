@@ -140,7 +140,7 @@ def choose_grid(grid: str | Grid, shift: float | None = None) -> Grid:
         InputError: an unknown name, or a shift for an object that has its own.
     """
     if not isinstance(grid, str):
-        if not isinstance(grid, Grid):
+        if not isinstance(grid, Grid):  # pyright: ignore[reportUnnecessaryIsInstance] - what a caller passes
             raise InputError(f"grid is {grid!r}; expected 'official', 'diffusers' or an object")
         if shift is not None:
             raise InputError("shift belongs to a grid's name: give it to the object instead")
@@ -175,7 +175,7 @@ def resume_from(times: Tensor, strength: float) -> Tensor:
 
 
 def _check_steps(steps: int, least: int, meaning: str) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
+    if type(steps) is not int or steps < least:
         raise InputError(
             f"steps is {steps!r}; expected a whole number from {least}: steps {meaning}"
         )

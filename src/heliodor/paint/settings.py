@@ -123,6 +123,7 @@ class Settings:
         """
         try:
             grid: Any = values["grid"]
+            points = cast("list[Any]", grid)
             first, last = values["guidance_interval"]
             guidance = Guidance(
                 scale=float(values["guidance"]),
@@ -132,7 +133,7 @@ class Settings:
             return cls.choose(
                 steps=values["steps"],
                 solver=values["solver"],
-                grid=Times(tuple(map(float, grid))) if isinstance(grid, list) else grid,
+                grid=Times(tuple(map(float, points))) if isinstance(grid, list) else grid,
                 shift=None if isinstance(grid, list) else values["shift"],
                 guidance=guidance,
                 scaling=_scaling_from_dict(values["scaling"]),

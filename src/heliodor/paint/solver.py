@@ -118,7 +118,7 @@ def choose_solver(solver: str | Solver) -> Solver:
             known = ", ".join(map(repr, SOLVERS))
             raise InputError(f"solver is {solver!r}; expected one of {known}, or an object")
         return SOLVERS[solver]
-    if not isinstance(solver, Solver) or isinstance(solver, type):
+    if not isinstance(solver, Solver) or isinstance(solver, type):  # pyright: ignore[reportUnnecessaryIsInstance] - what a caller passes
         raise InputError(
             f"solver is {solver!r}; expected heliodor.Euler(), Midpoint(), Heun() or RK4()"
         )

@@ -162,7 +162,7 @@ class Autoencoder:
 
     def _encode_one(self, picture: Image.Image) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of a picture's posterior, float32 [C h w]."""
-        pixels = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32))
+        pixels = torch.tensor(np.array(picture.convert("RGB"), dtype=np.float32))
         pixels = pixels.permute(2, 0, 1)[None] / (_LARGEST / 2) - 1.0
         self._tile(on=max(picture.size) > TILED_FROM)
         posterior = self.module.encode(pixels.to(self.device, self.dtype), return_dict=False)[0]

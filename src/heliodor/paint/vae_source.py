@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -50,12 +50,13 @@ class VaeSource:
     def widths(self) -> list[int]:
         """Channels of the blocks, the finest first."""
         found: Any = self.values.get("block_out_channels", [64])
-        if not isinstance(found, list) or not all(type(each) is int for each in found):  # pyright: ignore[reportUnknownVariableType]
+        listed = cast("list[Any]", found) if isinstance(found, list) else []
+        if not listed or not all(type(each) is int for each in listed):
             raise ConfigError(
                 f"{self.folder / CONFIG}: block_out_channels is {found!r}; expected a list of "
                 "numbers of channels"
             )
-        return found  # pyright: ignore[reportUnknownVariableType]
+        return listed
 
     @property
     def factor(self) -> int:
@@ -76,8 +77,12 @@ class VaeSource:
         return open_tensors(path)
 
     def nbytes(self, dtype: str | torch.dtype) -> int:
-        """Bytes of the weights once loaded."""
-        tensors, size = self.tensors(), parse_dtype(dtype).itemsize
+        """Bytes of the weights once loaded.
+
+        Raises:
+            ConfigError: a type in which they do not rest.
+        """
+        tensors, size = self.tensors(), check_dtype(dtype).itemsize
         return sum(tensors.weight(name).count for name in tensors) * size
 
     def work(self, latent: tuple[int, int]) -> int:
@@ -103,12 +108,7 @@ class VaeSource:
             ConfigError: float16, or a configuration that diffusers refuses.
             KeyMismatchError: names or shapes are not those that the configuration asks for.
         """
-        chosen = parse_dtype(dtype)
-        if chosen == torch.float16:
-            raise ConfigError(
-                "an autoencoder in float16 overflows to black pictures: load it as bfloat16, "
-                "which takes the same room, or as float32"
-            )
+        chosen = check_dtype(dtype)
         try:
             module = unfilled(lambda: kind.from_config(self.values))
         except (TypeError, ValueError, KeyError, AssertionError) as error:
@@ -168,6 +168,21 @@ def open_vae(folder: str | Path) -> VaeSource:
             "diffusers, such as stabilityai/sdxl-vae"
         )
     return VaeSource(folder=place, values=values)
+
+
+def check_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A type in which an autoencoder may rest.
+
+    Raises:
+        ConfigError: float16, or no such type.
+    """
+    chosen = parse_dtype(dtype)
+    if chosen == torch.float16:
+        raise ConfigError(
+            "an autoencoder in float16 overflows to black pictures: load it as bfloat16, which "
+            "takes the same room, or as float32"
+        )
+    return chosen
 
 
 def _today(name: str) -> str:

@@ -39,7 +39,7 @@ def kind() -> Any:
     """diffusers' class."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from diffusers import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     return AutoencoderKL
 
 

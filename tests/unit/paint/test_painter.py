@@ -27,7 +27,8 @@ PROMPTS = ["a red apple left of a blue car", "a dog", "蓝色汽车左边的红�
 
 
 def latents(prompt: Any = PROMPTS[0], seed: Any = 1, **options: Any) -> Tensor:
-    found = painter().paint(prompt, seed=seed, output="latents", **{**FAST, **options})
+    asked: dict[str, Any] = {**FAST, **options}
+    found = painter().paint(prompt, seed=seed, output="latents", **asked)
     assert isinstance(found, Tensor)
     return found
 
@@ -125,7 +126,7 @@ def test_every_option_changes_the_picture(options):
 
 
 def test_scaling_changes_pictures_larger_than_trained_alone():
-    large = {"size": (192, 160), "steps": 3}
+    large: dict[str, Any] = {"size": (192, 160), "steps": 3}
     assert worst(latents(scaling="off", **large), latents(**large)) > 1e-3
     assert worst(latents(scaling="paper", **large), latents(**large)) > 1e-3
     assert torch.equal(latents(scaling="off"), latents())
@@ -315,8 +316,9 @@ def test_without_an_autoencoder_only_latents_are_painted():
     ],
 )
 def test_bad_input_is_told_what_is_wrong(options, error, message):
+    asked: dict[str, Any] = {"prompt": "a dog", "seed": 1, **FAST, **options}
     with pytest.raises(error, match=message):
-        painter().paint(**{"prompt": "a dog", "seed": 1, **FAST, **options})
+        painter().paint(**asked)
 
 
 def test_a_strength_out_of_range_is_refused():
@@ -326,7 +328,7 @@ def test_a_strength_out_of_range_is_refused():
 
 def test_skipping_is_told_and_its_error_measured():
     """What docs/guides/paint.md says of it: an approximation, whose error grows."""
-    steps = {"steps": 30, "solver": "euler", "guidance": 1.0}
+    steps: dict[str, Any] = {"steps": 30, "solver": "euler", "guidance": 1.0}
     exact = latents(**steps)
     assert torch.equal(latents(skipping=0.0, **steps), exact)
     errors = [worst(latents(skipping=threshold, **steps), exact) for threshold in (0.05, 0.5)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ def scheduler(shift: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """diffusers' model times and sigmas."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from diffusers import FlowMatchEulerDiscreteScheduler
-    made = FlowMatchEulerDiscreteScheduler(shift=shift)
+        from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+            FlowMatchEulerDiscreteScheduler,
+        )
+    made: Any = FlowMatchEulerDiscreteScheduler(shift=shift)
     made.set_timesteps(steps)
     return 1 - made.timesteps.numpy() / 1000, made.sigmas.numpy()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def hidden_states(texts: list[str]) -> list[torch.Tensor]:
 
     ours = encoder().model
     config = ours.config
-    theirs = GemmaModel(
+    theirs: Any = GemmaModel(
         TheirConfig(
             vocab_size=config.vocab_size,
             hidden_size=config.width,
@@ -38,7 +39,6 @@ def hidden_states(texts: list[str]) -> list[torch.Tensor]:
             num_key_value_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             intermediate_size=config.mlp_width,
-            hidden_activation="gelu_pytorch_tanh",
             rms_norm_eps=config.norm_eps,
         )
     ).eval()
