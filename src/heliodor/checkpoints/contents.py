@@ -21,6 +21,7 @@ from heliodor.models.gemma import Gemma
 from heliodor.models.maskcodec import MaskCodec
 from heliodor.models.pair import SiglipPair
 from heliodor.models.paligemma import PaliGemma
+from heliodor.quant.scheme import Recipe
 
 if TYPE_CHECKING:
     from heliodor.checkpoints import Checkpoint
@@ -50,6 +51,7 @@ class Contents:
         processor: how pictures become pixels; None for a model without pictures.
         codec: the mask codec whose codes the model writes, if it lies there too.
         extra: what one family alone carries, such as Gemma's chat template.
+        recipe: how the weights are quantised; None for numbers.
     """
 
     kind: Kind
@@ -60,6 +62,7 @@ class Contents:
     processor: ImageProcessor | None
     codec: MaskCodec | None = None
     extra: Mapping[str, Any] | None = None
+    recipe: Recipe | None = None
 
 
 def open_contents(checkpoint: Checkpoint, kind: Kind, family: str) -> Contents:
@@ -88,6 +91,7 @@ def open_contents(checkpoint: Checkpoint, kind: Kind, family: str) -> Contents:
         processor=None if family == "gemma" else opened.processor(),
         codec=codec,
         extra=extra,
+        recipe=opened.recipe() if kind is Kind.NATIVE else None,
     )
 
 

@@ -32,12 +32,15 @@ from heliodor.checkpoints.contents import (
 )
 from heliodor.checkpoints.files import Replacement
 from heliodor.checkpoints.maskcodec import CODEC_NAMES, write_mask_codec
+from heliodor.checkpoints.quantised import ALONE, check_float, quantised_contents
 from heliodor.checkpoints.recognise import Kind, recognise
 from heliodor.checkpoints.target import check_target, commit, staged, target_kind
-from heliodor.checkpoints.weights import EMBEDDING, parse_dtype
+from heliodor.checkpoints.weights import EMBEDDING, kept_names, parse_dtype
 from heliodor.errors import CheckpointError, ConfigError, InputError
 from heliodor.image import ImageProcessor, Resize
 from heliodor.models.maskcodec import MaskCodec
+from heliodor.quant.scheme import Recipe
+from heliodor.quant.scheme import recipe as find_recipe
 from heliodor.text import GemmaTokenizer, Tokenizer
 
 DROPPABLE = ("tokenizer", "padding", "codec", "processor", "context")
@@ -78,6 +81,7 @@ def convert(  # noqa: PLR0913 - each is one wish of the caller's
     dtype: str | torch.dtype | None = None,
     tokenizer: str | Path | None = None,
     adapter: str | Path | None = None,
+    quantize: str | Recipe | None = None,
     drop: Collection[str] = (),
     force: bool = False,
     revision: str | None = None,
@@ -92,6 +96,7 @@ def convert(  # noqa: PLR0913 - each is one wish of the caller's
         dtype: of the network's tensors; None keeps each one's own.
         tokenizer: a vocabulary file, where the source carries none.
         adapter: the folder or hub id of a LoRA adapter to merge on the way.
+        quantize: "int8", "int4" or a :class:`~heliodor.quant.Recipe`, for a native file.
         drop: what to leave behind, of ``DROPPABLE``; anything else that would be lost is refused.
         force: replace what stands at the target, if it is a checkpoint.
         revision: of a hub id.
@@ -114,6 +119,7 @@ def convert(  # noqa: PLR0913 - each is one wish of the caller's
         contents = replace(contents, tokenizer=_open_tokenizer(tokenizer, contents))
     if adapter is not None:
         contents = _with_adapter(contents, adapter)
+    contents = _quantised(contents, kind, None if quantize is None else find_recipe(quantize))
     chosen = None if dtype is None else parse_dtype(dtype)
     kept, dropped = _without(contents, kind, frozenset(drop))
     total = sum(weight.count for weight in kept.weights.values())
@@ -127,10 +133,23 @@ def convert(  # noqa: PLR0913 - each is one wish of the caller's
 
 
 def _with_adapter(contents: Contents, adapter: str | Path) -> Contents:
+    if contents.recipe is not None:
+        raise ConfigError(
+            "an adapter is merged into numbers, not into codes: give the checkpoint "
+            "that the source was made from, with --adapter and --quantize"
+        )
     if contents.family != "paligemma":
         raise ConfigError(f"adapters are merged into PaliGemma alone, not into a {contents.family}")
     weights = merged(contents.weights, find_adapter(adapter), contents.config)
     return replace(contents, weights=weights)
+
+
+def _quantised(contents: Contents, kind: Kind, wished: Recipe | None) -> Contents:
+    if wished is not None and kind is not Kind.NATIVE:
+        raise ConfigError(f"{ALONE}: name the target x.safetensors, it is {kind.value} now")
+    if kind is not Kind.NATIVE:
+        check_float(contents, kind.value)
+    return contents if wished is None else quantised_contents(contents, wished)
 
 
 def _open_tokenizer(path: str | Path, contents: Contents) -> Any:
@@ -251,8 +270,9 @@ def _verify(
     _verify_facts(contents, back, drop)
     _verify_codec(contents.codec, back.codec)
     _verify_extra(contents, back)
+    codes = kept_names(contents.weights)
     for name, weight in contents.weights.items():
-        written = dtype or weight.dtype
+        written = weight.dtype if name in codes else dtype or weight.dtype
         if not same_values(weight, back.weights[name], written):
             raise CheckpointError(
                 f"{weight.name} reads back from the target as other values than the source's in "
@@ -262,6 +282,8 @@ def _verify(
 
 def _verify_facts(contents: Contents, back: Contents, drop: frozenset[str]) -> None:
     """Configuration and processor as they were, but for what was dropped."""
+    if contents.recipe != back.recipe:
+        raise CheckpointError(f"quantised as {contents.recipe}, read back as {back.recipe}")
     changed = differing_fields(contents.config, back.config)
     if (
         contents.family == "paligemma"

@@ -34,6 +34,8 @@ from heliodor.checkpoints.transformers import open_weights
 from heliodor.checkpoints.weights import READABLE, Weight, fill, parse_dtype
 from heliodor.errors import ConfigError, FileFormatError, KeyMismatchError
 from heliodor.models.gemma import Gemma, GemmaConfig
+from heliodor.quant.apply import apply_empty
+from heliodor.quant.scheme import Recipe
 from heliodor.text import GemmaTokenizer, Tokenizer
 from heliodor.text.gemma import find_vocabulary
 from heliodor.text.tokenizer import open_tokenizer
@@ -116,9 +118,9 @@ class LanguageCheckpoint:
             FileFormatError: the weights are broken or of a type that is not read.
             KeyMismatchError: names or shapes are not those that the configuration asks for.
         """
-        config, weights = self.config(), self.weights()
-        model = unfilled(lambda: Gemma(config))
-        return fill(model, weights, lead=EMBEDDING, place=self.folder, dtype=dtype, device=device)
+        return assemble_gemma(
+            self.config(), self.weights(), place=self.folder, dtype=dtype, device=device
+        )
 
     def tokenizer(self) -> GemmaTokenizer:
         """The tokenizer that lies beside the weights.
@@ -164,6 +166,35 @@ class LanguageCheckpoint:
     def has_pictures(self) -> bool:
         """Whether the folder is a PaliGemma's, of which this is the decoder."""
         return _top(self.folder).values.get("model_type") == _WITH_PICTURES
+
+
+def assemble_gemma(
+    config: GemmaConfig,
+    weights: Mapping[str, Weight],
+    *,
+    place: Path,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    recipe: Recipe | None = None,
+) -> Gemma:
+    """A Gemma from weights by our names, tensor by tensor.
+
+    Args:
+        config: of the network.
+        weights: one for each tensor of the network, in its shape.
+        place: where they come from, for messages.
+        dtype: in which they shall rest; None keeps the type of the embedding table.
+        device: where they shall rest.
+        recipe: how the weights are quantised, if they are; codes and scales keep their types.
+
+    Raises:
+        CheckpointError: a value that ``dtype`` cannot hold.
+        ConfigError: an unknown type.
+    """
+    model = unfilled(lambda: Gemma(config))
+    if recipe is not None:
+        apply_empty(model, recipe)
+    return fill(model, weights, lead=EMBEDDING, place=place, dtype=dtype, device=device)
 
 
 def language_keys(config: GemmaConfig) -> KeyMap:

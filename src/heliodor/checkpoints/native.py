@@ -5,7 +5,8 @@ the header, so that any safetensors library opens the file:
 
     heliodor.format         "1"; another version is refused
     heliodor.family         "paligemma", "siglip" or "gemma"
-    heliodor.scheme         how tensors are quantised: "none"
+    heliodor.scheme         how tensors are quantised: "none", or the name of
+    heliodor.recipe         which layer is stored how, JSON; absent where the scheme is "none"
     heliodor.config         the fields of our configuration, JSON
     heliodor.processor      the content of a preprocessor_config.json; absent in a Gemma
     heliodor.tokenizer      the tokenizer's files, {name: text}; absent without a tokenizer
@@ -23,11 +24,9 @@ from pathlib import Path
 
 import torch
 
-from heliodor.checkpoints.blueprint import unfilled
 from heliodor.checkpoints.contents import Contents
 from heliodor.checkpoints.files import Replacement
-from heliodor.checkpoints.language import EMBEDDING as GEMMA_EMBEDDING
-from heliodor.checkpoints.language import read_ids
+from heliodor.checkpoints.language import assemble_gemma, read_ids
 from heliodor.checkpoints.native_head import (
     FORMAT,
     SCHEME,
@@ -36,21 +35,29 @@ from heliodor.checkpoints.native_head import (
     matched,
     pack,
     read_object,
+    read_recipe,
     read_strings,
     unpacked,
-    wanted_shapes,
+    wanted_tensors,
 )
 from heliodor.checkpoints.record import read_record
 from heliodor.checkpoints.shards import Planned, write_file
 from heliodor.checkpoints.siglip import assemble_pair
 from heliodor.checkpoints.tensors import open_tensors
-from heliodor.checkpoints.weights import Weight, assemble, at_size, fill, parse_dtype
+from heliodor.checkpoints.weights import (
+    Weight,
+    assemble,
+    at_size,
+    kept_names,
+    parse_dtype,
+)
 from heliodor.errors import ConfigError
 from heliodor.image import ImageProcessor
 from heliodor.models.gemma import Gemma, GemmaConfig
 from heliodor.models.maskcodec import MaskCodec, MaskCodecConfig
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
+from heliodor.quant.scheme import Recipe
 from heliodor.text import GemmaTokenizer, Tokenizer
 from heliodor.text.fixed import Cleaning, FixedTokenizer
 from heliodor.text.gemma import find_vocabulary
@@ -105,12 +112,14 @@ class NativeCheckpoint:
         config = at_size(stored, image_size)
         if not final_cap:
             config = replace(config, language=replace(config.language, final_cap=None))
-        return assemble(config, weights, place=self.path, dtype=dtype, device=device)
+        return assemble(
+            config, weights, place=self.path, dtype=dtype, device=device, recipe=self.recipe()
+        )
 
     def weights(self) -> dict[str, Weight]:
         """The network's tensors by our names, none of them read; checked against the config."""
         tensors = open_tensors(self.path)
-        wanted = wanted_shapes(self.config(), "paligemma", self.path)
+        wanted = wanted_tensors(self.config(), "paligemma", self.path, self.recipe())
         names = [name for name in tensors if not name.startswith(_CODEC)]
         return matched(tensors, names, wanted, self.path)
 
@@ -138,13 +147,17 @@ class NativeCheckpoint:
         config = read_record(MaskCodecConfig, values, f"{self.path}: mask_codec.")
         with torch.device("meta"):
             codec = MaskCodec(config)
-        wanted = {_CODEC + n: tuple(value.shape) for n, value in codec.state_dict().items()}
+        wanted = {_CODEC + name: value for name, value in codec.state_dict().items()}
         tensors = open_tensors(self.path)
         names = [name for name in tensors if name.startswith(_CODEC)]
         found = matched(tensors, names, wanted, self.path)
         state = {name.removeprefix(_CODEC): weight.read() for name, weight in found.items()}
         codec.load_state_dict(state, strict=True, assign=True)
         return codec.eval().requires_grad_(requires_grad=False)
+
+    def recipe(self) -> Recipe | None:
+        """How the weights are quantised, None if they are numbers."""
+        return read_recipe(self._strings(), self.path)
 
     def _strings(self) -> dict[str, str]:
         return read_strings(self.path, "paligemma")
@@ -170,7 +183,7 @@ class NativeSiglipCheckpoint:
     def weights(self) -> dict[str, Weight]:
         """The tensors by our names, none of them read; checked against the config."""
         tensors = open_tensors(self.path)
-        wanted = wanted_shapes(self.config(), "siglip", self.path)
+        wanted = wanted_tensors(self.config(), "siglip", self.path, self.recipe())
         return matched(tensors, list(tensors), wanted, self.path)
 
     def load(
@@ -178,7 +191,9 @@ class NativeSiglipCheckpoint:
     ) -> SiglipPair:
         """The network with its weights; see :func:`~heliodor.checkpoints.siglip.assemble_pair`."""
         config, weights = self.config(), self.weights()
-        return assemble_pair(config, weights, place=self.path, dtype=dtype, device=device)
+        return assemble_pair(
+            config, weights, place=self.path, dtype=dtype, device=device, recipe=self.recipe()
+        )
 
     def tokenizer(self, cleaning: Cleaning | None = None) -> FixedTokenizer:
         """The tokenizer in the header, with the cleaning that was saved with it."""
@@ -189,6 +204,10 @@ class NativeSiglipCheckpoint:
     def processor(self) -> ImageProcessor:
         """How pictures become pixels."""
         return _processor(self._strings(), self.config().vision.image_size, self.path)
+
+    def recipe(self) -> Recipe | None:
+        """How the weights are quantised, None if they are numbers."""
+        return read_recipe(self._strings(), self.path)
 
     def _strings(self) -> dict[str, str]:
         return read_strings(self.path, "siglip")
@@ -214,17 +233,20 @@ class NativeGemmaCheckpoint:
     def weights(self) -> dict[str, Weight]:
         """The tensors by our names, none of them read; checked against the config."""
         tensors = open_tensors(self.path)
-        wanted = wanted_shapes(self.config(), "gemma", self.path)
+        wanted = wanted_tensors(self.config(), "gemma", self.path, self.recipe())
         return matched(tensors, list(tensors), wanted, self.path)
 
     def load(
         self, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> Gemma:
         """The network with its weights, tensor by tensor; see :meth:`NativeCheckpoint.load`."""
-        config, weights = self.config(), self.weights()
-        model = unfilled(lambda: Gemma(config))
-        return fill(
-            model, weights, lead=GEMMA_EMBEDDING, place=self.path, dtype=dtype, device=device
+        return assemble_gemma(
+            self.config(),
+            self.weights(),
+            place=self.path,
+            dtype=dtype,
+            device=device,
+            recipe=self.recipe(),
         )
 
     def tokenizer(self) -> GemmaTokenizer:
@@ -244,6 +266,10 @@ class NativeGemmaCheckpoint:
     has_pictures = False
     """Whether it is a PaliGemma of which the decoder is taken."""
 
+    def recipe(self) -> Recipe | None:
+        """How the weights are quantised, None if they are numbers."""
+        return read_recipe(self._strings(), self.path)
+
     def _strings(self) -> dict[str, str]:
         return read_strings(self.path, "gemma")
 
@@ -257,13 +283,18 @@ def write(
         new: the save under way.
         name: of the file.
         contents: what to write; the codec keeps its own type.
-        dtype: of the network's tensors in the file; None keeps each one's own.
+        dtype: of the network's tensors in the file; None keeps each one's own, as codes and their
+            scales do in any case.
 
     Raises:
         CheckpointError: a value that the type cannot hold.
     """
     written = None if dtype is None else parse_dtype(dtype)
-    planned = [Planned.of(key, weight, written) for key, weight in contents.weights.items()]
+    kept = kept_names(contents.weights)
+    planned = [
+        Planned.of(key, weight, None if key in kept else written)
+        for key, weight in contents.weights.items()
+    ]
     if contents.codec is not None:
         state = contents.codec.state_dict()
         planned += [Planned.of(_CODEC + key, value, None) for key, value in state.items()]
@@ -311,9 +342,11 @@ def _strings(contents: Contents) -> dict[str, str]:
     strings = {
         FORMAT: VERSION,
         "heliodor.family": contents.family,
-        "heliodor.scheme": SCHEME,
+        "heliodor.scheme": SCHEME if contents.recipe is None else contents.recipe.name,
         "heliodor.config": dump(asdict(contents.config)),
     }
+    if contents.recipe is not None:
+        strings["heliodor.recipe"] = dump(contents.recipe.to_dict())
     if contents.processor is not None:
         tokens = contents.config.vision.num_tokens
         strings["heliodor.processor"] = dump(contents.processor.to_preprocessor_config(tokens))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from heliodor.checkpoints.blueprint import unfilled
@@ -20,12 +21,16 @@ from heliodor.checkpoints.files import parse_json_object
 from heliodor.checkpoints.header import read_header
 from heliodor.checkpoints.recognise import MARK
 from heliodor.checkpoints.tensors import Tensors
-from heliodor.checkpoints.weights import READABLE, Weight
+from heliodor.checkpoints.weights import READABLE, Weight, kept_names
 from heliodor.errors import ConfigError, FileFormatError, KeyMismatchError, TokenizerError
+from heliodor.quant.apply import apply_empty
+from heliodor.quant.scheme import RECIPES, Recipe
 
 FORMAT = MARK
 VERSION = "1"
 SCHEME = "none"
+"""Of a file whose tensors are numbers. Any other scheme is a recipe's name, and ``heliodor.recipe``
+says what it means."""
 
 _LISTED = 8  # names that a message spells out per kind of fault
 _BASE64 = "base64"
@@ -33,14 +38,14 @@ _FILE = re.compile(r"\w[\w.-]{0,99}")
 
 
 def read_strings(path: Path, family: str) -> dict[str, str]:
-    """The strings in the head of a native file, of a version and scheme that can be read.
+    """The strings in the head of a native file, of a version and family that can be read.
 
     Args:
         path: of the file.
         family: that it must be of.
 
     Raises:
-        ConfigError: another version, family or scheme.
+        ConfigError: another version or family.
         FileFormatError: not a native file, or a broken one.
     """
     strings = read_header(path).metadata
@@ -54,14 +59,29 @@ def read_strings(path: Path, family: str) -> dict[str, str]:
             f"{path} is in version {strings[FORMAT]!r} of the native format, this release reads "
             f"{VERSION!r}: update heliodor, or write the file again with this release"
         )
-    scheme, found = strings.get("heliodor.scheme"), strings.get("heliodor.family")
-    if scheme != SCHEME:
-        raise ConfigError(
-            f"{path}: its scheme is {scheme!r}; this release reads {SCHEME!r}: update heliodor"
-        )
+    found = strings.get("heliodor.family")
     if found != family:
         raise ConfigError(f"{path}: its family is {found!r}, where a {family} is wanted")
     return strings
+
+
+def read_recipe(strings: Mapping[str, str], path: Path) -> Recipe | None:
+    """How the tensors of a native file are quantised, None if they are numbers.
+
+    Raises:
+        ConfigError: a scheme that this release does not know.
+        FileFormatError: the recipe is no JSON object.
+    """
+    scheme = strings.get("heliodor.scheme")
+    if scheme == SCHEME:
+        return None
+    if "heliodor.recipe" not in strings or scheme is None:
+        known = ", ".join(map(repr, (SCHEME, *RECIPES)))
+        raise ConfigError(
+            f"{path}: its scheme is {scheme!r} and no heliodor.recipe says what that is; this "
+            f"release reads {known}: update heliodor"
+        )
+    return Recipe.from_dict(read_object(strings, "recipe", path), str(path))
 
 
 def read_object(strings: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
@@ -129,21 +149,27 @@ def _unpack(packed: object) -> bytes | None:
     return None
 
 
-def wanted_shapes(config: Any, family: str, path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of a network, by our names.
+def wanted_tensors(
+    config: Any, family: str, path: Path, recipe: Recipe | None = None
+) -> dict[str, torch.Tensor]:
+    """Each tensor of a network by our names, on the meta device: its shape, and of codes its type.
 
     Raises:
-        ConfigError: sizes beyond any machine's.
+        ConfigError: sizes beyond any machine's, or a recipe that is none for this network.
     """
     try:
         network: nn.Module = unfilled(lambda: NETWORKS[family](config))
+        if recipe is not None:
+            apply_empty(network, recipe)
     except (RuntimeError, OverflowError) as error:
         raise ConfigError(f"{path}: no machine holds the sizes of its config") from error
-    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return network.state_dict()
 
 
 def matched(
-    tensors: Tensors, names: list[str], wanted: Mapping[str, tuple[int, ...]], path: Path
+    tensors: Tensors, names: list[str], wanted: Mapping[str, torch.Tensor], path: Path
 ) -> dict[str, Weight]:
     """The file's tensors, if they are exactly those that are wanted.
 
@@ -152,11 +178,13 @@ def matched(
     """
     found = {name: tensors.weight(name) for name in names}
     both = wanted.keys() & found.keys()
+    kept = kept_names(wanted)
+    types = {name: (wanted[name].dtype,) if name in kept else READABLE for name in wanted}
     faults = {
         "missing": sorted(wanted.keys() - both),
         "unknown": sorted(found.keys() - both),
-        "of another shape": sorted(n for n in both if found[n].shape != wanted[n]),
-        "of a type that is no weight": sorted(n for n in both if found[n].dtype not in READABLE),
+        "of another shape": sorted(n for n in both if found[n].shape != tuple(wanted[n].shape)),
+        "of a type that is no weight": sorted(n for n in both if found[n].dtype not in types[n]),
     }
     if any(faults.values()):
         said = [

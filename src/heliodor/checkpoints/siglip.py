@@ -32,6 +32,8 @@ from heliodor.checkpoints.weights import READABLE, Weight, fill, parse_dtype
 from heliodor.errors import ConfigError, FileFormatError
 from heliodor.image import ImageProcessor
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
+from heliodor.quant.apply import apply_empty
+from heliodor.quant.scheme import Recipe
 from heliodor.text.fixed import Cleaning, FixedTokenizer
 
 EMBEDDING = "text.embedding.weight"
@@ -101,6 +103,7 @@ def assemble_pair(
     place: Path,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    recipe: Recipe | None = None,
 ) -> SiglipPair:
     """A pair from weights by our names, tensor by tensor.
 
@@ -111,6 +114,7 @@ def assemble_pair(
         dtype: in which they shall rest; None keeps the type of the text embedding.
         device: where they shall rest. On a CPU, contiguous weights that need no conversion stay
             mapped from their file.
+        recipe: how the weights are quantised, if they are; codes and scales keep their types.
 
     Returns:
         The model in evaluation mode.
@@ -120,6 +124,8 @@ def assemble_pair(
         ConfigError: an unknown type.
     """
     model = unfilled(lambda: SiglipPair(config))
+    if recipe is not None:
+        apply_empty(model, recipe)
     return fill(model, weights, lead=EMBEDDING, place=place, dtype=dtype, device=device)
 
 

@@ -7,7 +7,7 @@ converting then go through it tensor by tensor, some megabytes at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeVar, cast
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from heliodor.checkpoints.blueprint import blueprint
 from heliodor.checkpoints.positions import resize_positions
-from heliodor.errors import CheckpointError, ConfigError
+from heliodor.errors import CheckpointError, ConfigError, FileFormatError
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
+from heliodor.quant.apply import apply_empty
+from heliodor.quant.scheme import Recipe
 
 FLOATS: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -102,6 +104,16 @@ class Weight:
             start += piece.shape[0]
 
 
+def kept_names(names: Collection[str]) -> frozenset[str]:
+    """Of a network's tensors those that are codes, scales, or go with them: they keep their type.
+
+    Args:
+        names: of all its tensors.
+    """
+    layers = {name.removesuffix(".packed") for name in names if name.endswith(".packed")}
+    return frozenset(name for name in names if name.rpartition(".")[0] in layers)
+
+
 def loses_range(stored: torch.dtype, wanted: torch.dtype) -> bool:
     """Whether a finite value of one floating type can be infinite in another."""
     if not (stored.is_floating_point and wanted.is_floating_point):
@@ -130,6 +142,7 @@ def assemble(
     place: Path,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    recipe: Recipe | None = None,
 ) -> PaliGemma:
     """A network from weights by our names, tensor by tensor.
 
@@ -141,6 +154,7 @@ def assemble(
         dtype: in which they shall rest; None keeps the type of the embedding table.
         device: where they shall rest. On a CPU, contiguous weights that need no conversion stay
             mapped from their file.
+        recipe: how the weights are quantised, if they are; codes and scales keep their types.
 
     Returns:
         The model in evaluation mode.
@@ -150,6 +164,8 @@ def assemble(
         ConfigError: an unknown type.
     """
     model = blueprint(config)
+    if recipe is not None:
+        apply_empty(model, recipe)
     state = rest(model, weights, lead=EMBEDDING, place=place, dtype=dtype, device=device)
     state[POSITION] = resize_positions(state[POSITION], config.vision.num_tokens)
     model.load_state_dict(state, strict=True, assign=True)
@@ -189,7 +205,8 @@ def rest(
     Args:
         model: names what is wanted.
         weights: one for each of its tensors.
-        lead: the weight whose type all of them get where ``dtype`` is None.
+        lead: the weight whose type all of them get where ``dtype`` is None; if it is quantised,
+            the first one that is not.
         place: where they come from, for messages.
         dtype: in which they shall rest; None for that of ``lead``, float32 for float64.
         device: as for :func:`assemble`.
@@ -198,20 +215,27 @@ def rest(
         CheckpointError: a value that ``dtype`` cannot hold.
         ConfigError: an unknown type.
     """
-    stored = weights[lead].dtype
+    names = list(model.state_dict())
+    kept = kept_names(names)
+    leading = [name for name in (lead, *names) if name in weights and name not in kept]
+    stored = weights[leading[0]].dtype if leading else torch.float32
     chosen = parse_dtype(dtype or (torch.float32 if stored == torch.float64 else stored))
     in_place = torch.device(device).type == "cpu"
     state: dict[str, Tensor] = {}
-    for name in model.state_dict():
+    for name in names:
         weight = weights[name]
-        if in_place and weight.dtype == chosen and (found := weight.read()).is_contiguous():
+        wanted = weight.dtype if name in kept else chosen
+        if in_place and weight.dtype == wanted and (found := weight.read()).is_contiguous():
             state[name] = found
             continue
-        target = torch.empty(weight.shape, dtype=chosen, device=device)
+        target = torch.empty(weight.shape, dtype=wanted, device=device)
         weight.copy_to(target)
-        if loses_range(weight.dtype, chosen):
+        if loses_range(weight.dtype, wanted):
             _check_fits(target, weight.name, place)
         state[name] = target
+    for name in kept:
+        if state[name].is_floating_point() and not bool(state[name].isfinite().all()):
+            raise FileFormatError(f"{place}: {name} holds a scale or bias that is NaN or infinite")
     return state
 
 

@@ -10,6 +10,7 @@ K channels in, N channels out, V rows of a table, W its width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, Self, TypeAlias, cast
 
 import torch
@@ -21,6 +22,10 @@ from heliodor.quant.products import products
 from heliodor.quant.scheme import COLUMNS, INT4, INT8, Scheme
 
 __all__ = ["QuantEmbedding", "QuantLinear", "QuantLinear4", "QuantLinear8", "empty", "quantised"]
+
+
+Codes: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""Rows of an input as the kernels quantise them: codes, scales and sums."""
 
 
 class _Quantised(nn.Module):
@@ -137,10 +142,37 @@ class _QuantLinear(_Quantised):
 
     def forward(self, x: Tensor) -> Tensor:
         """X [... K] of any float type -> float32 [... N]."""
-        rows = _rows_of(x, self.in_features)
-        return self._product(rows).view(*x.shape[:-1], self.out_features)
+        (found,) = self.together([self], x)
+        return found
 
-    def _product(self, rows: Tensor) -> Tensor:
+    @staticmethod
+    def together(layers: Sequence[_QuantLinear], x: Tensor) -> tuple[Tensor, ...]:
+        """Several layers on one input x [... K], which is quantised once -> [... N] each."""
+        rows = _rows_of(x, layers[0].in_features)
+        work = products(rows.device)
+        codes = work.quantise_rows(rows)
+        return tuple(layer.product(work, codes, x.shape[:-1]) for layer in layers)
+
+    @staticmethod
+    def gated(x: Tensor, gate: _QuantLinear, up: _QuantLinear, down: _QuantLinear) -> Tensor:
+        """``down(gelu(gate(x)) * up(x))`` with the tanh form of GELU: x [... K] -> [... N]."""
+        rows = _rows_of(x, gate.in_features)
+        work = products(rows.device)
+        codes = work.quantise_rows(rows)
+        left, right = (layer.product(work, codes, rows.shape[:1]) for layer in (gate, up))
+        return down.product(work, work.geglu_quantise(left, right), x.shape[:-1])
+
+    def product(self, work: ModuleType, codes: Codes, shape: Sequence[int]) -> Tensor:
+        """The layer on rows that are quantised already.
+
+        Args:
+            work: the module to multiply with, from :func:`~heliodor.quant.products.products`.
+            codes: what its ``quantise_rows`` gave, M rows.
+            shape: of the result without its last axis, M in all.
+
+        Returns:
+            float32 [*shape N].
+        """
         raise NotImplementedError
 
 
@@ -149,28 +181,10 @@ class QuantLinear8(_QuantLinear):
 
     scheme = INT8
 
-    def _product(self, rows: Tensor) -> Tensor:
-        return products(rows.device).linear8(rows, self.packed, self.scale, self.bias)
-
-    @staticmethod
-    def together(layers: Sequence[QuantLinear8], x: Tensor) -> tuple[Tensor, ...]:
-        """Several layers on one input x [... K], which is quantised once -> [... N] each."""
-        rows = _rows_of(x, layers[0].in_features)
-        work = products(rows.device)
-        codes = work.quantise_rows(rows)
-        found = (work.product8(*codes, each.packed, each.scale, each.bias) for each in layers)
-        return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in found)
-
-    @staticmethod
-    def gated(x: Tensor, gate: QuantLinear8, up: QuantLinear8, down: QuantLinear8) -> Tensor:
-        """``down(gelu(gate(x)) * up(x))`` with the tanh form of GELU: x [... K] -> [... N]."""
-        rows = _rows_of(x, gate.in_features)
-        work = products(rows.device)
-        codes = work.quantise_rows(rows)
-        left, right = (work.product8(*codes, each.packed, each.scale, each.bias) for each in (gate, up))
-        codes = work.geglu_quantise(left, right)
-        y: Tensor = work.product8(*codes, down.packed, down.scale, down.bias)
-        return y.view(*x.shape[:-1], down.out_features)
+    def product(self, work: ModuleType, codes: Codes, shape: Sequence[int]) -> Tensor:
+        """See :class:`_QuantLinear`."""
+        y: Tensor = work.product8(*codes, self.packed, self.scale, self.bias)
+        return y.view(*shape, self.out_features)
 
 
 class QuantLinear4(_QuantLinear):
@@ -178,8 +192,12 @@ class QuantLinear4(_QuantLinear):
 
     scheme = INT4
 
-    def _product(self, rows: Tensor) -> Tensor:
-        return products(rows.device).linear4(rows, self.packed, self.scale, self.bias)
+    def product(self, work: ModuleType, codes: Codes, shape: Sequence[int]) -> Tensor:
+        """See :class:`_QuantLinear`."""
+        y: Tensor = work.product4(
+            *codes, self.packed, self.scale, self.bias, channels=self.out_features
+        )
+        return y.view(*shape, self.out_features)
 
 
 class QuantEmbedding(_Quantised):

@@ -55,7 +55,8 @@ def encode(
         piece = weight[start : start + step].detach().to("cpu", torch.float32).contiguous()
         codes, scale = (codes8 if scheme.bits == 8 else codes4)(piece)
         for name, part in pack(codes, scale, scheme).items():
-            parts[name][start : start + part.shape[0]] = part
+            first = start if parts[name].shape[0] >= rows else start // COLUMNS
+            parts[name][first : first + part.shape[0]] = part
         if count % _PIECE == 0:
             release()
     release()

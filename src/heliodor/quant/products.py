@@ -31,8 +31,5 @@ def engine() -> dict[str, Any]:
         of integers are made; ``threads``.
     """
     native = kernels.available()
-    if native is not None:
-        integers = "native"
-    else:
-        integers = torch_products.integer_path() or "float32"
+    integers = "native" if native is not None else torch_products.integer_path() or "float32"
     return {"path": native or "torch", "int8": integers, "threads": torch.get_num_threads()}

@@ -23,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from heliodor.quant import kernels
 from heliodor.quant.pack import values4
-from heliodor.quant.scheme import COLUMNS, GROUP
+from heliodor.quant.scheme import COLUMNS
 
 __all__ = [
     "geglu_quantise",
@@ -31,6 +31,7 @@ __all__ = [
     "linear4",
     "linear8",
     "norm_quantise",
+    "product4",
     "product8",
     "quantise_rows",
 ]
@@ -95,22 +96,64 @@ def linear8(
     return product8(*quantise_rows(x), packed, scale, bias, rows)
 
 
+def product4(
+    q: Tensor,
+    scales: Tensor,
+    sums: Tensor,
+    packed: Tensor,
+    group_scales: Tensor,
+    bias: Tensor | None = None,
+    rows: kernels.Rows = None,
+    *,
+    channels: int | None = None,
+) -> Tensor:
+    """See :func:`heliodor.quant.kernels.product4`; ``sums`` are not needed here."""
+    del sums
+    n = channels if channels is not None else COLUMNS * packed.shape[0]
+    n = n if bias is None else bias.shape[0]
+    if rows is not None:
+        ids = torch.arange(*rows, device=q.device) if isinstance(rows, tuple) else rows
+        blocks, place = torch.unique(ids // COLUMNS, return_inverse=True)
+        out = _product4(q, packed[blocks], group_scales[blocks])
+        out = out[:, place * COLUMNS + ids % COLUMNS]
+        bias = None if bias is None else bias[ids]
+    else:
+        out = _product4(q, packed, group_scales)[:, :n]
+    out = out * scales[:, None]
+    return out if bias is None else out + bias
+
+
 def linear4(
     x: Tensor,
     packed: Tensor,
-    scale: Tensor,
+    group_scales: Tensor,
     bias: Tensor | None = None,
-    rows: tuple[int, int] | None = None,
+    rows: kernels.Rows = None,
+    *,
+    channels: int | None = None,
 ) -> Tensor:
     """See :func:`heliodor.quant.kernels.linear4`."""
-    raise NotImplementedError
+    return product4(*quantise_rows(x), packed, group_scales, bias, rows, channels=channels)
+
+
+def _product4(q: Tensor, packed: Tensor, group_scales: Tensor) -> Tensor:
+    """Codes times int4 weights of whole blocks, which are widened a few blocks at a time."""
+    depth = packed.shape[1] // 8
+    wide = F.pad(q, (0, max(0, depth - q.shape[1])))[:, :depth].float()
+    step = max(1, _WIDENED // max(1, COLUMNS * depth))
+    found: list[Tensor] = []
+    for part, scale in zip(packed.split(step), group_scales.split(step), strict=True):
+        count = COLUMNS * part.shape[0]
+        codes = kernels.unpack4(part, count, depth)
+        found.append(F.linear(wide, values4(codes, kernels.unpack4_scales(scale, count))))
+    return torch.cat(found, dim=-1)
 
 
 def _chosen(
     packed: Tensor, scale: Tensor, bias: Tensor | None, rows: tuple[int, int] | Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Codes int8 [R S], scales and bias of some channels; only their blocks are read."""
-    count, depth = scale.shape[0], packed.shape[1]
+    depth = packed.shape[1]
     if isinstance(rows, tuple):
         a, b = rows
         codes = kernels.unpack8(packed[a : -(-b // COLUMNS) * COLUMNS], b - a, depth)
@@ -118,7 +161,6 @@ def _chosen(
     blocks, place = torch.unique(rows // COLUMNS, return_inverse=True)
     taken = packed.view(-1, COLUMNS * depth)[blocks].view(-1, depth)
     codes = kernels.unpack8(taken, taken.shape[0], depth)[place * COLUMNS + rows % COLUMNS]
-    del count
     return codes, scale[rows], None if bias is None else bias[rows]
 
 
@@ -128,7 +170,7 @@ _PREPARED: Any = WeakIdKeyDictionary()
 
 def _product(packed: Tensor, scale: Tensor) -> _Product:
     """The product with all channels, prepared once a tensor and again if that was written to."""
-    version = packed._version  # noqa: SLF001 - torch has no other name for it
+    version = packed._version
     found = _PREPARED.get(packed)
     if found is None or found[0] != version or found[1] is not scale:
         codes = kernels.unpack8(packed, scale.shape[0], packed.shape[1])
@@ -148,7 +190,7 @@ def _prepared(codes: Tensor, scale: Tensor) -> _Product:
 def _product_once(codes: Tensor, scale: Tensor) -> _Product:
     """The product with codes that are used as they lie."""
     if codes.device.type == "cpu" and integer_path() is not None:
-        return lambda q: torch._int_mm(q, codes.T).float() * scale  # noqa: SLF001 - its only name
+        return lambda q: torch._int_mm(q, codes.T).float() * scale
     return lambda q: _widened(q, codes) * scale
 
 
@@ -181,10 +223,8 @@ def integer_path() -> str | None:
     expected = q.double() @ codes.double().T
     ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.int32)
     tries: dict[str, Callable[[], Tensor]] = {
-        "onednn": lambda: _onednn(
-            q, torch.ops.onednn.qlinear_prepack(codes, None), ones, zeros
-        ),
-        "int_mm": lambda: torch._int_mm(q, codes.T),  # noqa: SLF001
+        "onednn": lambda: _onednn(q, torch.ops.onednn.qlinear_prepack(codes, None), ones, zeros),
+        "int_mm": lambda: torch._int_mm(q, codes.T),
     }
     for name, product in tries.items():
         with warnings.catch_warnings():

@@ -24,12 +24,15 @@ from heliodor.checkpoints.contents import Contents
 from heliodor.checkpoints.language import LanguageCheckpoint, save_language
 from heliodor.checkpoints.native import NativeGemmaCheckpoint
 from heliodor.checkpoints.native import save as save_native
+from heliodor.checkpoints.quantised import check_float, chosen_recipe, load_quantised_gemma
 from heliodor.checkpoints.recognise import Kind
 from heliodor.checkpoints.transformers import TransformersCheckpoint
 from heliodor.checkpoints.weights import Weight
 from heliodor.errors import ConfigError, InputError, PromptError
 from heliodor.generation import Greedy, Sampler, score
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
+from heliodor.quant.apply import recipe_of
+from heliodor.quant.scheme import Recipe
 from heliodor.see.engine import Generation
 from heliodor.see.inputs import check_device, check_texts
 from heliodor.see.writer import Writer
@@ -50,6 +53,7 @@ def load_gemma(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     tokenizer: str | Path | None = None,
+    quantize: str | Recipe | None = None,
 ) -> LanguageModel:
     """Load a Gemma 1 or 2, or the decoder of a PaliGemma.
 
@@ -63,6 +67,8 @@ def load_gemma(
             default the file's own.
         device: "cpu", "cuda", ...
         tokenizer: a ``tokenizer.json`` or SentencePiece file, where the source carries none.
+        quantize: "int8", "int4" or a :class:`~heliodor.quant.Recipe`: weights are stored in so many
+            bits, quantised as they are read. A file that is quantised already needs no such wish.
 
     Raises:
         CheckpointError: the files are missing, broken, or of another family.
@@ -79,11 +85,14 @@ def load_gemma(
         place = open_checkpoint(source, revision=revision)
     if isinstance(place, TransformersCheckpoint):
         place = LanguageCheckpoint(folder=place.folder, source=place.source)
+    recipe = chosen_recipe(place, quantize, adapter=False)
     if not isinstance(place, LanguageCheckpoint | NativeGemmaCheckpoint):
-        return _decoder_of(place, dtype=dtype, device=device, tokenizer=tokenizer)
+        return _decoder_of(place, recipe=recipe, dtype=dtype, device=device, tokenizer=tokenizer)
     kind = Tokenizer.from_file if place.has_pictures else open_tokenizer
     return LanguageModel(
-        model=place.load(dtype=dtype, device=device),
+        model=place.load(dtype=dtype, device=device)
+        if recipe is None
+        else load_quantised_gemma(place, recipe, dtype=dtype, device=device),
         tokenizer=place.tokenizer() if tokenizer is None else kind(tokenizer),
         ends=place.ends(),
         chat_template=place.chat_template(),
@@ -93,6 +102,7 @@ def load_gemma(
 def _decoder_of(
     place: Any,
     *,
+    recipe: Recipe | None,
     dtype: str | torch.dtype | None,
     device: str | torch.device,
     tokenizer: str | Path | None,
@@ -104,6 +114,9 @@ def _decoder_of(
             "taken"
         )
     words = place.tokenizer() if tokenizer is None else Tokenizer.from_file(tokenizer)
+    if recipe is not None:
+        model = load_quantised_gemma(place, recipe, dtype=dtype, device=device)
+        return LanguageModel(model=model, tokenizer=words)
     network: PaliGemma = place.load(dtype=dtype, device=device)
     return LanguageModel(model=network.language, tokenizer=words)
 
@@ -306,6 +319,7 @@ class LanguageModel(Writer):
             raise ConfigError(
                 f"format {format!r} is not written; there are 'transformers' and 'native'"
             )
+        check_float(self.model, format)
         save_language(
             self.model,
             self.tokenizer,
@@ -325,6 +339,7 @@ class LanguageModel(Writer):
             tokenizer=self.tokenizer,
             processor=None,
             extra={"ends": sorted(self.ends), "chat_template": self.chat_template},
+            recipe=recipe_of(self.model),
         )
 
     def _turns(self, messages: Sequence[Message]) -> tuple[list[int], int]:

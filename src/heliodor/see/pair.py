@@ -18,6 +18,7 @@ from heliodor.checkpoints import open_checkpoint
 from heliodor.checkpoints.contents import Contents
 from heliodor.checkpoints.native import NativeSiglipCheckpoint
 from heliodor.checkpoints.native import save as save_native
+from heliodor.checkpoints.quantised import check_float, chosen_recipe, load_quantised_pair
 from heliodor.checkpoints.recognise import Kind
 from heliodor.checkpoints.siglip import SiglipCheckpoint, check_fit, save_pair
 from heliodor.checkpoints.siglip_npz import SiglipNpzCheckpoint, save_pair_npz
@@ -25,6 +26,8 @@ from heliodor.checkpoints.weights import Weight
 from heliodor.errors import ConfigError, InputError
 from heliodor.image import ImageProcessor, ImageSource
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
+from heliodor.quant.apply import recipe_of
+from heliodor.quant.scheme import Recipe
 from heliodor.see.inputs import check_device, check_list, check_texts
 from heliodor.see.labels import (
     TEMPLATE,
@@ -75,6 +78,7 @@ def load_siglip(
     device: str | torch.device = "cpu",
     tokenizer: str | Path | None = None,
     cleaning: Cleaning | None = None,
+    quantize: str | Recipe | None = None,
 ) -> ImageTextModel:
     """Load a SigLIP pair.
 
@@ -89,6 +93,8 @@ def load_siglip(
             the source carries none, as npz files do.
         cleaning: what is done to texts first; by default as the checkpoint's reference does it
             (:class:`~heliodor.text.fixed.Cleaning`).
+        quantize: "int8", "int4" or a :class:`~heliodor.quant.Recipe`: weights are stored in so many
+            bits, quantised as they are read. A file that is quantised already needs no such wish.
 
     Raises:
         CheckpointError: the files are missing, broken, or of another family.
@@ -107,7 +113,11 @@ def load_siglip(
         words = FixedTokenizer.from_file(tokenizer, length=length, cleaning=cleaning)
     processor = checkpoint.processor()
     check_fit(checkpoint.config(), words, processor)  # before the weights, which take longer
-    model = checkpoint.load(dtype=dtype, device=device)
+    recipe = chosen_recipe(checkpoint, quantize, adapter=False)
+    if recipe is None:
+        model = checkpoint.load(dtype=dtype, device=device)
+    else:
+        model = load_quantised_pair(checkpoint, recipe, dtype=dtype, device=device)
     return ImageTextModel(model=model, tokenizer=words, processor=processor)
 
 
@@ -294,6 +304,8 @@ class ImageTextModel:
             ConfigError: a format that is not written.
             CheckpointError: the disk refused.
         """
+        if format in ("transformers", "big_vision"):
+            check_float(self.model, format)
         if format == "transformers":
             save_pair(self.model, self.tokenizer, self.processor, path, dtype=dtype)
         elif format == "native":
@@ -316,6 +328,7 @@ class ImageTextModel:
             weights={name: Weight.of(name, tensor) for name, tensor in state.items()},
             tokenizer=self.tokenizer,
             processor=self.processor,
+            recipe=recipe_of(self.model),
         )
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
@@ -26,6 +26,7 @@ from heliodor.checkpoints.maskcodec import (
 )
 from heliodor.checkpoints.native import NativeCheckpoint
 from heliodor.checkpoints.native import save as save_native
+from heliodor.checkpoints.quantised import check_float, chosen_recipe, load_quantised
 from heliodor.checkpoints.recognise import Kind
 from heliodor.checkpoints.transformers import TransformersCheckpoint
 from heliodor.checkpoints.weights import Weight, assemble
@@ -34,6 +35,8 @@ from heliodor.generation import DetectGrammar, RepeatStop
 from heliodor.image import ImageProcessor
 from heliodor.models.maskcodec import MaskCodec
 from heliodor.models.paligemma import PaliGemma
+from heliodor.quant.apply import recipe_of
+from heliodor.quant.scheme import Recipe
 from heliodor.see import prompt as words
 from heliodor.see.answers import Answer, Detections, Segments
 from heliodor.see.boxes import (
@@ -72,6 +75,7 @@ def load(  # noqa: PLR0913 - each is one wish of the caller's
     tokenizer: str | Path | None = None,
     codec: str | Path | None = None,
     final_cap: bool = True,
+    quantize: str | Recipe | None = None,
 ) -> VisionLanguageModel:
     """Load a PaliGemma, 1 or 2.
 
@@ -91,6 +95,8 @@ def load(  # noqa: PLR0913 - each is one wish of the caller's
             checkpoints big_vision's ``vae-oid.npz``. By default the one beside the weights, if any.
         final_cap: False leaves out PaliGemma 2's soft cap on logits, as big_vision's settings for
             single tasks do. The likeliest token is the same either way, probabilities are not.
+        quantize: "int8", "int4" or a :class:`~heliodor.quant.Recipe`: weights are stored in so many
+            bits, quantised as they are read. A file that is quantised already needs no such wish.
 
     Raises:
         CheckpointError: the files are missing, broken, or of another family.
@@ -106,9 +112,9 @@ def load(  # noqa: PLR0913 - each is one wish of the caller's
         dtype = "float32" if dtype is None else dtype
     else:
         checkpoint = open_paligemma(source, revision=revision)
-    model = checkpoint.load(dtype=dtype, device=device, image_size=image_size, final_cap=final_cap)
-    if adapter is not None:
-        model = _adapted(model, checkpoint, adapter, device)
+    recipe = chosen_recipe(checkpoint, quantize, adapter=adapter is not None)
+    resting = _Resting(dtype=dtype, device=device, image_size=image_size, final_cap=final_cap)
+    model = _network(checkpoint, recipe, adapter, resting)
     return VisionLanguageModel(
         model=model,
         tokenizer=checkpoint.tokenizer() if tokenizer is None else Tokenizer.from_file(tokenizer),
@@ -117,19 +123,33 @@ def load(  # noqa: PLR0913 - each is one wish of the caller's
     )
 
 
-def _adapted(
-    model: PaliGemma,
+class _Resting(TypedDict):
+    """How weights shall rest: arguments of :func:`load`."""
+
+    dtype: str | torch.dtype | None
+    device: str | torch.device
+    image_size: int | None
+    final_cap: bool
+
+
+def _network(
     checkpoint: PaliGemmaCheckpoint,
-    adapter: str | Path,
-    device: str | torch.device,
+    recipe: Recipe | None,
+    adapter: str | Path | None,
+    resting: _Resting,
 ) -> PaliGemma:
-    """The same network with an adapter in its weights, which are read from the file again."""
+    """The network, quantised on the way where there is a recipe, an adapter in its weights."""
+    if recipe is not None:
+        return load_quantised(checkpoint, recipe, adapter=adapter, **resting)
+    model = checkpoint.load(**resting)
+    if adapter is None:
+        return model
     return assemble(
         model.config,
         merged(checkpoint.weights(), find_adapter(adapter), checkpoint.config()),
         place=Path(checkpoint.source),
         dtype=model.language.embedding.weight.dtype,
-        device=device,
+        device=resting["device"],
     )
 
 
@@ -268,6 +288,8 @@ class VisionLanguageModel(Engine):
             ConfigError: a format that is not written, or one that cannot say what this model is.
             CheckpointError: the disk refused.
         """
+        if format in ("transformers", "big_vision"):
+            check_float(self.model, format)
         if format == "transformers":
             transformers_layout.save(self.model, self.tokenizer, self.processor, path, dtype=dtype)
             if self._codec is not None:
@@ -294,6 +316,7 @@ class VisionLanguageModel(Engine):
             tokenizer=self.tokenizer,
             processor=self.processor,
             codec=None if self._codec is None else self.codec,
+            recipe=recipe_of(self.model),
         )
 
     def _answer(self, image: Picture, prompt: str, max_new_tokens: int) -> Answer:

@@ -124,7 +124,11 @@ def test_another_resolution_is_chosen_when_loading(saved: Path) -> None:
     [
         ("format", "2", r"version '2' of the native format, this release reads '1': update"),
         ("family", "lumina", r"its family is 'lumina'; this release reads 'paligemma'"),
-        ("scheme", "int8", r"its scheme is 'int8'; this release reads 'none'"),
+        (
+            "scheme",
+            "int8",
+            r"its scheme is 'int8' and no heliodor\.recipe says",
+        ),
         ("scheme", None, "its scheme is None"),
         ("config", None, r"its header has no heliodor\.config"),
         ("config", "[1]", "list where an object was expected"),
