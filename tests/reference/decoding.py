@@ -66,6 +66,50 @@ class Toy:
         return after
 
 
+@dataclass
+class ReaderCache:
+    state: Tensor  # [B D]
+    past: Tensor  # [B 1 + T D]: the states before and after each token of the last pass
+
+    def select(self, rows: Tensor) -> ReaderCache:
+        return ReaderCache(self.state[rows], self.past[rows])
+
+    def retain(self, counts: Sequence[int], fresh: int) -> None:
+        assert self.past.shape[1] == fresh + 1
+        self.state = self.past[torch.arange(len(counts)), torch.tensor(counts)]
+
+
+class ToyReader:
+    """The same model taken apart: several tokens a pass, one after the other, so the same bits."""
+
+    def __init__(self, toy: Toy):
+        self.toy = toy
+        self.vocabulary = toy.vocabulary
+        self.passes: list[list[int]] = []  # [pass]: B, T
+        self.rows: list[int] = []  # of the head, each time it was asked
+
+    def prefill(self, prompts: Sequence[int]) -> tuple[Tensor, ReaderCache]:
+        _, cache = self.toy.prefill(prompts)
+        return cache.state, ReaderCache(cache.state, cache.state[:, None])
+
+    def read(self, tokens: Tensor, cache: ReaderCache) -> Tensor:
+        self.passes.append(list(tokens.shape))
+        inner = ToyCache(cache.state)
+        states = [inner.state]
+        for column in tokens.unbind(1):
+            self.toy.step(column, inner)
+            states.append(inner.state)
+        cache.state, cache.past = inner.state, torch.stack(states, dim=1)
+        return cache.past[:, 1:]
+
+    def logits(self, hidden: Tensor, rows: tuple[int, int] | Tensor | None = None) -> Tensor:
+        logits = self.toy._logits(hidden)
+        if rows is not None:
+            logits = logits[:, slice(*rows)] if isinstance(rows, tuple) else logits[:, rows]
+        self.rows.append(logits.shape[1])
+        return logits
+
+
 NextLogprobs = Callable[[tuple[int, ...]], np.ndarray]
 
 

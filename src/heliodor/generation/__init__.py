@@ -1,8 +1,9 @@
 """Tokens in, tokens out: samplers, constraints, the decode generator and beam search.
 
-Files: ``sampler`` (how a token is chosen), ``constraint`` and its ``tree`` (which tokens may come
-next), ``decode`` (the one generator; stream and batch are built on it), ``beam`` (as big_vision
-scores it).
+Files: ``plan`` (what the loop is given and what it gives), ``sampler`` (how a token is chosen),
+``constraint`` and its ``tree`` (which tokens may come next), ``draft`` (guesses at them),
+``decode`` over ``run`` (the one generator; stream and batch are built on it) with its parts
+``rows``, ``choose``, ``ledger`` and ``source``; ``beam`` (as big_vision scores it).
 """
 
 from heliodor.generation.beam import Beam
@@ -13,18 +14,12 @@ from heliodor.generation.constraint import (
     RepeatStop,
     Walk,
 )
-from heliodor.generation.decode import (
-    Cache,
-    Decoded,
-    Decoder,
-    Finish,
-    Plan,
-    Step,
-    decode,
-    generate,
-    score,
-)
+from heliodor.generation.decode import decode, generate
+from heliodor.generation.draft import PromptLookup
+from heliodor.generation.ledger import score
+from heliodor.generation.plan import Cache, Decoded, Decoder, Finish, Plan, Reader, Step
 from heliodor.generation.sampler import Greedy, Randomness, Sampler, Temperature, TopK, TopP
+from heliodor.generation.source import GemmaReader
 
 __all__ = [
     "Beam",
@@ -35,9 +30,12 @@ __all__ = [
     "Decoder",
     "DetectGrammar",
     "Finish",
+    "GemmaReader",
     "Greedy",
     "Plan",
+    "PromptLookup",
     "Randomness",
+    "Reader",
     "RepeatStop",
     "Sampler",
     "Step",

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from heliodor.errors import GenerationError, InputError
-from heliodor.generation.decode import AnyCache, Decoded, Decoder, Finish, check_logits
+from heliodor.generation.plan import AnyCache, Decoded, Decoder, Finish
+from heliodor.generation.run import check_logits
 
 __all__ = ["Beam"]
 

@@ -7,7 +7,8 @@ Logits may hold -inf for tokens that are ruled out; such a token is never chosen
 
 Randomness is one uniform number per row, drawn where the generator lives (the CPU by default) and
 turned into a token through the cumulative distribution. So a seed means the same tokens on every
-device, and a row that has its own generator gets the same tokens alone and in a batch.
+device, and a row that has its own generator gets the same tokens alone and in a batch. The number
+belongs to a place in the text, so a token is the same however many were guessed before it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from heliodor.errors import InputError
 
-__all__ = ["Greedy", "Randomness", "Sampler", "Temperature", "TopK", "TopP"]
+__all__ = ["Draws", "Greedy", "Picker", "Randomness", "Sampler", "Temperature", "TopK", "TopP"]
 
 Randomness = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the whole batch, one per row, or None for torch's global generator."""
@@ -33,6 +34,19 @@ class Sampler(Protocol):
 
     def sample(self, logits: Tensor, generator: Randomness = None) -> Tensor:
         """logits float32 [B V] -> tokens int64 [B]."""
+        return self.pick(logits, _uniform(logits.shape[0], generator))
+
+    def pick(self, logits: Tensor, points: Tensor) -> Tensor:
+        """Logits float32 [B V], points float64 [B] in [0, 1) -> tokens int64 [B]."""
+        ...
+
+
+@runtime_checkable
+class Picker(Sampler, Protocol):
+    """A sampler that needs one uniform number a row, and no generator: all of ours."""
+
+    def pick(self, logits: Tensor, points: Tensor) -> Tensor:
+        """Logits float32 [B V], points float64 [B] in [0, 1) -> tokens int64 [B]."""
         ...
 
 
@@ -43,6 +57,11 @@ class Greedy:
     def sample(self, logits: Tensor, generator: Randomness = None) -> Tensor:
         """logits float32 [B V] -> tokens int64 [B]; the generator is not used."""
         del generator
+        return logits.argmax(dim=-1)
+
+    def pick(self, logits: Tensor, points: Tensor) -> Tensor:
+        """Logits float32 [B V] -> tokens int64 [B]; the points are not used."""
+        del points
         return logits.argmax(dim=-1)
 
 
@@ -64,7 +83,11 @@ class Temperature:
 
     def sample(self, logits: Tensor, generator: Randomness = None) -> Tensor:
         """logits float32 [B V] -> tokens int64 [B]."""
-        return _draw(_heated(logits, self.t), generator)
+        return self.pick(logits, _uniform(logits.shape[0], generator))
+
+    def pick(self, logits: Tensor, points: Tensor) -> Tensor:
+        """Logits float32 [B V], points float64 [B] in [0, 1) -> tokens int64 [B]."""
+        return _draw(_heated(logits, self.t), points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +114,13 @@ class TopK:
 
     def sample(self, logits: Tensor, generator: Randomness = None) -> Tensor:
         """logits float32 [B V] -> tokens int64 [B]."""
+        return self.pick(logits, _uniform(logits.shape[0], generator))
+
+    def pick(self, logits: Tensor, points: Tensor) -> Tensor:
+        """Logits float32 [B V], points float64 [B] in [0, 1) -> tokens int64 [B]."""
         kept = min(self.k, logits.shape[-1])
         cutoff = logits.topk(kept, dim=-1).values[:, -1:]  # [B 1]
-        return _draw(_heated(_at_least(logits, cutoff), self.t), generator)
+        return _draw(_heated(_at_least(logits, cutoff), self.t), points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +151,16 @@ class TopP:
 
     def sample(self, logits: Tensor, generator: Randomness = None) -> Tensor:
         """logits float32 [B V] -> tokens int64 [B]."""
+        return self.pick(logits, _uniform(logits.shape[0], generator))
+
+    def pick(self, logits: Tensor, points: Tensor) -> Tensor:
+        """Logits float32 [B V], points float64 [B] in [0, 1) -> tokens int64 [B]."""
         heated = _heated(logits, self.t)
         ranked = heated.sort(dim=-1, descending=True).values
         reached = ranked.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
         index = (reached < self.p).sum(dim=-1, keepdim=True)  # [B 1]
         index = index.clamp(max=logits.shape[-1] - 1)  # rounding may leave the total just below 1
-        return _draw(_at_least(heated, ranked.gather(-1, index)), generator)
+        return _draw(_at_least(heated, ranked.gather(-1, index)), points)
 
 
 def _check_temperature(t: float) -> None:
@@ -150,10 +181,10 @@ def _at_least(logits: Tensor, cutoff: Tensor) -> Tensor:
     return logits.masked_fill(logits < cutoff, -math.inf)
 
 
-def _draw(logits: Tensor, generator: Randomness) -> Tensor:
+def _draw(logits: Tensor, points: Tensor) -> Tensor:
     """logits [B V] -> tokens int64 [B], by the inverse of the cumulative distribution."""
     reached = logits.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
-    point = _uniform(logits.shape[0], generator).to(logits.device)[:, None] * reached[:, -1:]
+    point = points.to(logits.device)[:, None] * reached[:, -1:]
     # right=True: the first token whose total exceeds the point, so never one of probability 0
     tokens = torch.searchsorted(reached, point, right=True)[:, 0]
     return tokens.clamp(max=logits.shape[-1] - 1)  # NaN rows stay in range; decode reports them
@@ -165,7 +196,43 @@ def _uniform(rows: int, generator: Randomness) -> Tensor:
         device = "cpu" if generator is None else generator.device
         return torch.rand(rows, generator=generator, dtype=torch.float64, device=device)
     if len(generator) != rows:
-        raise InputError(
-            f"got {len(generator)} generators for {rows} rows; pass one for all or one for each row"
-        )
+        raise InputError(_miscounted(len(generator), rows))
     return torch.cat([_uniform(1, one).cpu() for one in generator])
+
+
+def _miscounted(generators: int, rows: int) -> str:
+    return f"got {generators} generators for {rows} rows; pass one for all or one for each row"
+
+
+class Draws:
+    """The uniform numbers of a run: one for each row and each place in its text.
+
+    They are drawn in the order of places, and rows that have ended keep theirs, so that which
+    numbers a row gets depends on nothing that happens in the run. Some may be drawn ahead.
+
+    Args:
+        generator: One for the batch, one per row, or None for torch's own.
+        rows: How many.
+
+    Raises:
+        InputError: not as many generators as rows.
+    """
+
+    def __init__(self, generator: Randomness, rows: int) -> None:
+        if isinstance(generator, Sequence) and len(generator) != rows:
+            raise InputError(_miscounted(len(generator), rows))
+        self._generator = generator
+        self._rows = rows
+        self._drawn: list[Tensor] = []  # [place]: float64 [rows]
+
+    def points(self, rows: Sequence[int], places: Sequence[int]) -> Tensor:
+        """The numbers of the given places, float64 [N] in [0, 1)."""
+        while len(self._drawn) <= max(places):
+            self._drawn.append(_uniform(self._rows, self._generator))
+        return torch.stack([self._drawn[p][r] for r, p in zip(rows, places, strict=True)])
+
+    def generators(self, rows: Sequence[int]) -> Randomness:
+        """Where a sampler that draws for itself draws for these rows."""
+        if self._generator is None or isinstance(self._generator, torch.Generator):
+            return self._generator
+        return [self._generator[row] for row in rows]

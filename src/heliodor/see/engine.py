@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import index
 from typing import Any, SupportsIndex
@@ -21,8 +21,10 @@ from heliodor.generation import (
     Constraint,
     Decoded,
     Finish,
+    GemmaReader,
     Greedy,
     Plan,
+    PromptLookup,
     Sampler,
     decode,
     generate,
@@ -138,6 +140,7 @@ class Engine:
         sampler: Sampler | Beam = Greedy(),  # noqa: B008 - frozen and without state
         constraint: Constraint | Sequence[Constraint | None] | None = None,
         seed: int | None = None,
+        speculate: PromptLookup | None = None,
     ) -> list[Generation]:
         """Continue prompts about pictures, as one batch whose rows do not influence each other.
 
@@ -150,21 +153,24 @@ class Engine:
             constraint: what may be written: one for every row, or one a row, None for a free one.
             seed: of the sampler, row by row, so that a row does not depend on its neighbours; None
                 draws from torch's own generator.
+            speculate: guess tokens from the text so far and read several in one pass. What is
+                written is what it would be without; text that repeats itself comes sooner.
 
         Raises:
             InputError: counts that do not pair up, or a setting of the wrong kind.
             PromptError: a prompt that leaves no room in the model's context.
             ImageError: a picture that cannot be opened.
         """
-        check_settings(max_new_tokens, sampler, seed)
+        check_settings(max_new_tokens, sampler, seed, speculate)
         if isinstance(sampler, Beam) and constraint is not None:
             raise InputError("Beam searches the model's own text and takes no constraint")
         rows = pair_up(images, prompts)
-        logits, cache = self._prefill(rows, prompts, max_new_tokens)
+        texts = [self.tokenizer.encode_prefix(prompt) for prompt in prompts]
+        hidden, cache = self._prefill(rows, texts, max_new_tokens)
         if isinstance(sampler, Beam):
             decoded = sampler.search(
                 self.model,
-                logits,
+                self._logits(hidden),
                 cache,
                 max_new_tokens=max_new_tokens,
                 eos=self.tokenizer.eos,
@@ -172,12 +178,13 @@ class Engine:
             )
         else:
             decoded = generate(
-                self.model,
-                logits,
+                GemmaReader(self.model.language),
+                hidden,
                 cache,
-                self._plan(max_new_tokens, sampler),
+                self._plan(max_new_tokens, sampler, speculate),
                 constraints=_per_row(constraint, len(rows)),
                 generator=row_generators(seed, len(rows)),
+                prompts=texts,
             )
         return [self._generation(row) for row in decoded]
 
@@ -190,6 +197,7 @@ class Engine:
         sampler: Sampler | Beam = Greedy(),  # noqa: B008 - frozen and without state
         constraint: Constraint | None = None,
         seed: int | None = None,
+        speculate: PromptLookup | None = None,
     ) -> Iterator[str]:
         """The text of :meth:`generate` piece by piece, as soon as each character is whole.
 
@@ -199,16 +207,18 @@ class Engine:
         """
         if isinstance(sampler, Beam):
             raise InputError("Beam knows its text only at the end and cannot be streamed")
-        check_settings(max_new_tokens, sampler, seed)
+        check_settings(max_new_tokens, sampler, seed, speculate)
         rows = pair_up([image], [prompt])
-        logits, cache = self._prefill(rows, [prompt], max_new_tokens)
+        texts = [self.tokenizer.encode_prefix(prompt)]
+        hidden, cache = self._prefill(rows, texts, max_new_tokens)
         steps = decode(
-            self.model,
-            logits,
+            GemmaReader(self.model.language),
+            hidden,
             cache,
-            self._plan(max_new_tokens, sampler),
+            replace(self._plan(max_new_tokens, sampler, speculate), logprobs=False),
             constraints=None if constraint is None else [constraint],
             generator=row_generators(seed, 1),
+            prompts=texts,
         )
         text = self.tokenizer.stream()
         for step in steps:
@@ -261,15 +271,19 @@ class Engine:
 
     @torch.no_grad()
     def _prefill(
-        self, rows: Sequence[Sequence[Picture]], prompts: Sequence[str], max_new_tokens: int
+        self, rows: Sequence[Sequence[Picture]], texts: Sequence[list[int]], max_new_tokens: int
     ) -> tuple[Tensor, KVCache]:
+        """Pictures and the tokens of prompts -> hidden states [B W] of the last, and the cache."""
         features = self._features(rows)
         width = self.model.config.language.width
         joined, valid_features = join_features(features, width, self.device)
-        texts = [self.tokenizer.encode_prefix(prompt) for prompt in prompts]
         self._check_room(max(map(len, texts)), joined, max_new_tokens)
         tokens, valid = pad_left(texts, self.tokenizer.pad, self.device)
-        return self.model.prefill(tokens, joined, valid, valid_features)
+        return self.model.read_prompt(tokens, joined, valid, valid_features)
+
+    @torch.no_grad()
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.model.language.logits(hidden)
 
     def _features(self, rows: Sequence[Sequence[Picture]]) -> list[list[ImageFeatures]]:
         return collect_features(rows, self._encode)
@@ -303,21 +317,25 @@ class Engine:
         named = min(self.model.config.num_predicted, words.vocab_size)
         return (rows >= named) | torch.isin(rows, torch.tensor(control, device=self.device))
 
-    def _plan(self, max_new_tokens: int, sampler: Sampler) -> Plan:
+    def _plan(self, max_new_tokens: int, sampler: Sampler, speculate: PromptLookup | None) -> Plan:
         return Plan(
             max_new_tokens=max_new_tokens,
             stop=frozenset({self.tokenizer.eos}),
             sampler=sampler,
             forbidden=self._forbidden,
             pad=self.tokenizer.pad,
+            speculate=speculate,
         )
 
 
-def check_settings(max_new_tokens: object, sampler: object, seed: object) -> None:
+def check_settings(
+    max_new_tokens: object, sampler: object, seed: object, speculate: object = None
+) -> None:
     """Refuse what would fail late, or, as half a token would, never.
 
     Raises:
-        InputError: a count below 1 or not whole, a sampler that cannot sample, a seed of no number.
+        InputError: a count below 1 or not whole, a sampler that cannot sample, a seed of no number,
+            guesses of no known kind.
     """
     if not isinstance(max_new_tokens, SupportsIndex) or index(max_new_tokens) < 1:
         raise InputError(f"got max_new_tokens={max_new_tokens}; it must be at least 1, and whole")
@@ -329,6 +347,8 @@ def check_settings(max_new_tokens: object, sampler: object, seed: object) -> Non
         )
     if seed is not None and not isinstance(seed, SupportsIndex):
         raise InputError(f"got the seed {seed!r}; expected a whole number or None")
+    if not isinstance(speculate, PromptLookup | None):
+        raise InputError(f"got speculate={speculate!r}; expected PromptLookup() or None")
 
 
 def row_generators(seed: int | None, rows: int) -> list[torch.Generator] | None:

@@ -20,8 +20,10 @@ from heliodor.generation import (
     Constraint,
     Decoded,
     Finish,
+    GemmaReader,
     Greedy,
     Plan,
+    PromptLookup,
     Sampler,
     decode,
     generate,
@@ -108,6 +110,7 @@ class Writer:
         stop: str | Sequence[str] = (),
         constraint: Constraint | Sequence[Constraint | None] | None = None,
         seed: int | None = None,
+        speculate: PromptLookup | None = None,
     ) -> list[Generation]:
         """Continue texts, as one batch whose rows do not influence each other.
 
@@ -120,13 +123,15 @@ class Writer:
             constraint: what may be written: one for every row, or one a row, None for a free one.
             seed: of the sampler, row by row, so that a row does not depend on its neighbours; None
                 draws from torch's own generator.
+            speculate: guess tokens from the text so far and read several in one pass. What is
+                written is what it would be without; text that repeats itself comes sooner.
 
         Raises:
             InputError: a setting of the wrong kind.
             PromptError: a prompt that leaves no room in the model's context.
         """
         rows = self._rows(prompts)
-        settings = self._settings(max_new_tokens, sampler, stop, constraint, seed)
+        settings = self._settings(max_new_tokens, sampler, stop, constraint, seed, speculate)
         return self._answers(rows, settings)
 
     def stream(
@@ -138,13 +143,14 @@ class Writer:
         stop: str | Sequence[str] = (),
         constraint: Constraint | None = None,
         seed: int | None = None,
+        speculate: PromptLookup | None = None,
     ) -> Iterator[str]:
         """The text of :meth:`generate` piece by piece, as soon as each character is whole.
 
         Arguments and errors are those of :meth:`generate`.
         """
         (row,) = self._rows([prompt])
-        settings = self._settings(max_new_tokens, sampler, stop, constraint, seed)
+        settings = self._settings(max_new_tokens, sampler, stop, constraint, seed, speculate)
         return self._pieces(row, settings)
 
     def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
@@ -160,8 +166,9 @@ class Writer:
         stop: str | Sequence[str],
         constraint: Constraint | Sequence[Constraint | None] | None,
         seed: int | None,
+        speculate: PromptLookup | None = None,
     ) -> Settings:
-        check_settings(max_new_tokens, sampler, seed)
+        check_settings(max_new_tokens, sampler, seed, speculate)
         if isinstance(sampler, Beam):
             raise InputError("Beam knows a single end; for text alone take Greedy() or TopP(0.9)")
         plan = Plan(
@@ -170,32 +177,35 @@ class Writer:
             sampler=sampler,
             forbidden=self._forbidden,
             pad=self.tokenizer.pad,
+            speculate=speculate,
         )
         return Settings(plan=plan, stops=check_stops(stop), constraint=constraint, seed=seed)
 
     def _answers(self, rows: list[list[int]], settings: Settings) -> list[Generation]:
-        logits, cache = self._prefill(rows, settings.plan.max_new_tokens)
+        hidden, cache = self._prefill(rows, settings.plan.max_new_tokens)
         decoded = generate(
-            self._causal,
-            logits,
+            GemmaReader(self.model),
+            hidden,
             cache,
             settings.plan,
             constraints=ending_rules(
                 settings.constraint, self.tokenizer, settings.stops, len(rows)
             ),
             generator=row_generators(settings.seed, len(rows)),
+            prompts=rows,
         )
         return [self._generation(row, settings.stops) for row in decoded]
 
     def _pieces(self, row: list[int], settings: Settings) -> Iterator[str]:
-        logits, cache = self._prefill([row], settings.plan.max_new_tokens)
+        hidden, cache = self._prefill([row], settings.plan.max_new_tokens)
         steps = decode(
-            self._causal,
-            logits,
+            GemmaReader(self.model),
+            hidden,
             cache,
-            settings.plan,
+            replace(settings.plan, logprobs=False),
             constraints=ending_rules(settings.constraint, self.tokenizer, settings.stops, 1),
             generator=row_generators(settings.seed, 1),
+            prompts=[row],
         )
         text, ending = self.tokenizer.stream(), Ending(settings.stops)
         for step in steps:
@@ -216,7 +226,7 @@ class Writer:
     def _prefill(self, rows: Sequence[Sequence[int]], new: int) -> tuple[Tensor, KVCache]:
         self._check_room(max(map(len, rows)), new)
         tokens, valid = pad_left(rows, self.tokenizer.pad, self.device)
-        return self._causal.prefill(tokens, valid)
+        return self._causal.read_prompt(tokens, valid)
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids, and which are real: int64 [B T] and bool [B T], short rows padded behind."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests import talking, tiny
+from tests.scripted import Prompted, say
 
 import heliodor
 from heliodor import zoo
@@ -154,12 +155,11 @@ class TestStreams:
             assert "".join(pieces) == whole.text
             assert "" not in pieces
 
-    def test_half_a_character_never_comes(self) -> None:
+    def test_half_a_character_never_comes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A model that writes the bytes of a fox, one token each, and then ends."""
         lm = talking.lm()
         fox = [lm.tokenizer.find(f"<0x{byte:02X}>") for byte in "🦊".encode()]
-        chain = [lm.tokenizer.bos, *fox, lm.tokenizer.eos]
-        lm._causal = Scripted(chain, lm.model.config.vocab_size)  # pyright: ignore[reportAttributeAccessIssue]
+        scripted(monkeypatch, lm, [*fox, lm.tokenizer.eos])
         assert list(lm.stream("")) == ["🦊"]
         assert lm.generate([""])[0].text == "🦊"
         assert list(lm.stream("", max_new_tokens=2)) == ["\ufffd"]
@@ -183,21 +183,13 @@ class TestStreams:
         assert "".join(lm.stream("garden", max_new_tokens=12, stop=stop)) == whole.text
 
 
-class Scripted:
-    """A decoder that says one given token after another."""
-
-    def __init__(self, chain: Sequence[int | None], rows: int) -> None:
-        self.chain, self.rows, self.place = chain, rows, 0
-
-    def prefill(self, tokens: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, None]:
-        self.place = 0
-        return self.step(tokens, None), None
-
-    def step(self, tokens: torch.Tensor, cache: None) -> torch.Tensor:
-        self.place += 1
-        logits = torch.zeros(1, self.rows)
-        logits[0, self.chain[self.place]] = 50.0
-        return logits
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, lm: LanguageModel, chain: Sequence[int | None]
+) -> LanguageModel:
+    """The same model, which writes a given chain of tokens."""
+    lm._causal = Prompted()  # pyright: ignore[reportAttributeAccessIssue]
+    say(monkeypatch, chain, lm.model.config.vocab_size, rest=-50.0)
+    return lm
 
 
 class TestChats:
@@ -215,16 +207,17 @@ class TestChats:
         assert list(found.tokens) == expected
         assert "".join(lm.stream_chat(CHAT, max_new_tokens=9)) == found.text
 
-    def test_the_end_of_a_turn_ends_a_reply_but_not_a_continuation(self) -> None:
+    def test_the_end_of_a_turn_ends_a_reply_but_not_a_continuation(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         lm = talking.lm()
         bee = lm.tokenizer.encode("bee")
-        chain = [lm.tokenizer.bos, *bee, talking.END, *bee, lm.tokenizer.eos]
-        lm._causal = Scripted(chain, lm.model.config.vocab_size)  # pyright: ignore[reportAttributeAccessIssue]
+        scripted(monkeypatch, lm, [*bee, talking.END, *bee, lm.tokenizer.eos])
         reply = lm.chat(CHAT, max_new_tokens=9)
         assert (reply.text, reply.finish, reply.tokens) == ("bee", "stop", tuple(bee))
         assert lm.generate(["x"])[0].text == "beebee"
         told = talking.lm(ends=[talking.END])
-        told._causal = Scripted(chain, told.model.config.vocab_size)  # pyright: ignore[reportAttributeAccessIssue]
+        told._causal = lm._causal
         assert told.generate(["x"])[0].text == "bee"
 
     def test_a_vocabulary_without_turns_cannot_chat(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests import tiny
-from torch import Tensor
+from tests.scripted import read_prompt, say
 
 from heliodor.checkpoints.maskcodec import write_mask_codec
 from heliodor.errors import ConfigError, FileFormatError, InputError, PromptError
@@ -32,26 +32,9 @@ def script(
 ) -> None:
     """Make every row say ``text`` and <eos>, each token with probability ``chance``."""
     tokens = model.tokenizer.encode_suffix(text)
-    size = model.model.config.language.vocab_size
     rest = math.log((1 - chance) / (model.model.config.num_predicted - 3) / chance)
-    said: list[int] = []
-
-    def logits(rows: int) -> Tensor:
-        out = torch.full((rows, size), rest)
-        out[:, tokens[min(len(said), len(tokens) - 1)]] = 0.0
-        said.append(1)
-        return out
-
-    class Nothing:
-        def select(self, rows: Tensor) -> Nothing:
-            return self
-
-    def prefill(tokens: Tensor, *rest: Any) -> tuple[Tensor, Nothing]:
-        said.clear()
-        return logits(len(tokens)), Nothing()
-
-    monkeypatch.setattr(model.model, "prefill", prefill)
-    monkeypatch.setattr(model.model, "step", lambda tokens, cache: logits(len(tokens)))
+    say(monkeypatch, tokens, model.model.config.language.vocab_size, rest=rest)
+    monkeypatch.setattr(model.model, "read_prompt", read_prompt)
 
 
 def prompts_of(model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
