@@ -36,6 +36,7 @@ COMMANDS = {
     "train": "run a training recipe",
     "evaluate": "measure a model on held-out examples",
     "convert": "write a checkpoint in another format",
+    "quantize": "store a model in fewer bits, calibrated on your own pictures",
     "inspect": "say what a checkpoint holds",
     "bench": "measure speed beside other engines and the machine's limits",
     "version": "versions of heliodor and of what it runs on",
