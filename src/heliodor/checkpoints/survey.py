@@ -8,6 +8,7 @@ described all the same, and its faults are listed.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from heliodor.checkpoints.codes import scheme_groups, stored_shapes, wrong_types
 from heliodor.checkpoints.expected import Shape, network_shapes, unusable
 from heliodor.checkpoints.files import read_json
 from heliodor.checkpoints.heads import Head, Heads, file_heads, folder_heads, npz_heads
@@ -38,7 +40,8 @@ from heliodor.checkpoints.oddities import (
     tokens_in,
 )
 from heliodor.checkpoints.recognise import ADAPTER_CONFIG, CONFIG, Found, Kind, recognise
-from heliodor.errors import FileFormatError
+from heliodor.errors import ConfigError, FileFormatError
+from heliodor.quant.scheme import Recipe
 
 _PALIGEMMAS = {(2048, 18): "3B", (2304, 26): "3B", (3584, 42): "10B", (4608, 46): "28B"}
 _GEMMAS = {
@@ -106,7 +109,7 @@ def survey(path: Path) -> Facts:
         ``path``, ``format``, ``family``, ``size``, ``tower``, ``resolution``, ``image_tokens``,
         ``precision``, ``parameters``, ``bytes``, ``tensors``, ``dtypes`` with their numbers of
         tensors, ``files``, ``tokens`` of the tokenizer, ``complete``, ``missing``, ``broken``,
-        ``odd``, and the shapes ``vision``, ``language`` and ``text``. What does not apply is None.
+        ``odd``, of a quantised file ``schemes``, and the shapes ``vision``, ``language`` and ``text``. What does not apply is None.
         For an adapter ``rank``, ``alpha``, ``targets`` and ``base`` instead of the shapes.
 
     Raises:
@@ -156,12 +159,15 @@ def _native(found: Found) -> Facts:
     parts = {part: _numbers(_section(sections, part, {})) for part in _FIELDS.get(found.family, {})}
     second = parts.get("language", {}).get("sandwich") is True
     network = {n: head for n, head in heads.tensors.items() if not n.startswith("mask_codec.")}
-    wanted = network_shapes(found.family, parts, sandwich=second)
+    plain = network_shapes(found.family, parts, sandwich=second)
+    recipe, faults = _recipe(strings, found.path)
+    wanted = stored_shapes(plain, recipe)
     missing, wrong = _compared(wanted, network, lambda name: name)
+    wrong += faults + wrong_types(plain, recipe, network)
     wrong += _untold(found.family, parts, "heliodor.config")
     files = _json(strings.get("heliodor.tokenizer"))
     vocabulary: Any = files.get("tokenizer.json")
-    odd = odd_types(network.values(), None)
+    odd = [] if recipe else odd_types(network.values(), None)
     unknown = [name for name in network if wanted and name not in wanted]
     if unknown:
         odd.append(f"{len(unknown)} tensors that the model has not: {', '.join(unknown[:4])}")
@@ -174,11 +180,23 @@ def _native(found: Found) -> Facts:
         **_identity(found.family, parts, second=second),
         "version": version,
         "scheme": scheme,
+        "schemes": scheme_groups(plain, recipe),
         **_counts(replace(heads, tensors=network), missing, wrong),
+        **({"parameters": sum(map(math.prod, plain.values()))} if recipe else {}),
         "tokens": count_tokens(_json(vocabulary)) if isinstance(vocabulary, str) else None,
         "odd": odd,
         **_shown(parts),
     }
+
+
+def _recipe(strings: Mapping[str, str], path: Path) -> tuple[Recipe | None, list[str]]:
+    """How a native file is quantised, and what is wrong with what it says of that."""
+    if strings.get("heliodor.scheme") in (None, "none"):
+        return None, []
+    try:
+        return Recipe.from_dict(_json(strings.get("heliodor.recipe")), path.name), []
+    except ConfigError as error:
+        return None, [str(error)]
 
 
 def _npz(found: Found) -> Facts:

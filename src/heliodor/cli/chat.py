@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="type of the weights in memory"
     )
+    group.add_argument(
+        "--quantize",
+        choices=["int8", "int4"],
+        help="store the weights in so many bits, quantised while they are read",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
     group.add_argument("--tokenizer", metavar="FILE", help="where the model's folder has none")
@@ -76,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> LanguageModel:
-    names = ("dtype", "device", "revision", "tokenizer")
+    names = ("dtype", "quantize", "device", "revision", "tokenizer")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return heliodor.load_gemma(args.model, **given)
 

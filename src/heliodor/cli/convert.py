@@ -7,6 +7,7 @@ For example:
   heliodor convert tiny tiny.heliodor.safetensors
   heliodor convert google/paligemma-3b-pt-224 pt_224.npz --drop tokenizer,padding,processor
   heliodor convert google/paligemma-3b-pt-224 mine --adapter path/to/lora
+  heliodor convert google/paligemma-3b-mix-224 mix-int8.safetensors --quantize int8
 
 The target's name says the format: .npz is big_vision's, .safetensors is the native single file,
 anything else a folder in transformers layout. What would be lost is refused and named. What is
@@ -44,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["float32", "bfloat16", "float16"],
         help="type of the weights in the file (default: each tensor's own)",
     )
+    parser.add_argument(
+        "--quantize",
+        choices=["int8", "int4"],
+        help="store the weights in so many bits; TO is a .safetensors file",
+    )
     parser.add_argument("--tokenizer", metavar="FILE", help="where FROM carries none")
     parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter to merge on the way")
     parser.add_argument(
@@ -72,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
             dtype=args.dtype,
             tokenizer=args.tokenizer,
             adapter=args.adapter,
+            quantize=args.quantize,
             drop=[word for word in args.drop.split(",") if word],
             force=args.force,
             revision=args.revision,

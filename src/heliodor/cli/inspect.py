@@ -5,6 +5,7 @@ For example:
   heliodor inspect tiny
   heliodor inspect google/paligemma-3b-mix-224 --json
   heliodor inspect paligemma2-28b-pt-448.b16.npz
+  heliodor inspect mix-224-int8.safetensors --engine
 
 It reads folders in transformers layout, big_vision's .npz files and their pieces, native files and
 LoRA adapters. No weight is read; of a hub id only the small files are fetched. Of a repository that
@@ -35,12 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default="tiny", help="the same, as the other commands take it")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument(
+        "--engine",
+        action="store_true",
+        help="say too by what quantised layers would be multiplied on this machine",
+    )
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the description, a line a fact; 1 if something is missing or broken."""
     facts = describe(args.source or args.model, args.revision)
+    if args.engine:
+        from heliodor.quant.products import engine
+
+        facts["engine"] = engine()
     if args.json:
         emit(facts)
     else:

@@ -59,6 +59,11 @@ def add_loading(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[repo
     group.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="type of the weights in memory"
     )
+    group.add_argument(
+        "--quantize",
+        choices=["int8", "int4"],
+        help="store the weights in so many bits, quantised while they are read",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
     group.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter to merge")
@@ -68,8 +73,9 @@ def add_loading(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[repo
 
 def load_model(args: argparse.Namespace, source: str | None = None) -> VisionLanguageModel:
     """The model that the arguments name; what was not given keeps `heliodor.load`'s default."""
-    names = ("dtype", "device", "revision", "adapter", "tokenizer", "codec")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    names = ("dtype", "quantize", "device", "revision", "adapter", "tokenizer", "codec")
+    found = {name: getattr(args, name, None) for name in names}
+    given = {name: value for name, value in found.items() if value is not None}
     return heliodor.load(args.model if source is None else source, **given)
 
 

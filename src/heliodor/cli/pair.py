@@ -26,6 +26,11 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="type of the weights in memory"
     )
+    group.add_argument(
+        "--quantize",
+        choices=["int8", "int4"],
+        help="store the weights in so many bits, quantised while they are read",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
     group.add_argument(
@@ -38,6 +43,6 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
 
 def load_pair(args: argparse.Namespace) -> ImageTextModel:
     """The pair that the arguments name; what was not given keeps `load_siglip`'s default."""
-    names = ("dtype", "device", "revision", "tokenizer")
+    names = ("dtype", "quantize", "device", "revision", "tokenizer")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return heliodor.load_siglip(args.model, **given)
