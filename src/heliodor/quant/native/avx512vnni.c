@@ -152,15 +152,15 @@ INLINE void finish4(const product *p, const panel *b, int c, int64_t row, float 
 INLINE void thin_tile4(const product *p, const panel *b, int first, int64_t row, const int R,
                        const int C) {
   const __m512i low = _mm512_set1_epi8(15);
-  __m512 total[6][PANEL];
-#pragma GCC unroll 6
+  __m512 total[8][PANEL];
+#pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) total[r][c] = _mm512_setzero_ps();
   for (int64_t g = 0; g < p->groups; g++) {
     const int8_t *q = p->q + row * p->q_stride + g * GROUP;
-    __m512i sum[6][PANEL];
-#pragma GCC unroll 6
+    __m512i sum[8][PANEL];
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
       for (int c = 0; c < C; c++)
@@ -175,7 +175,7 @@ INLINE void thin_tile4(const product *p, const panel *b, int first, int64_t row,
         even[c] = _mm512_and_si512(both, low);
         odd[c] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
       }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
       for (int r = 0; r < R; r++) {
         __m512i one = four_codes(q + r * p->q_stride + line * 8);
         __m512i two = four_codes(q + r * p->q_stride + line * 8 + 4);
@@ -189,13 +189,13 @@ INLINE void thin_tile4(const product *p, const panel *b, int first, int64_t row,
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) {
       __m512 scale = sixteen_scales(b->group_scale[first + c] + g * BLOCK);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
       for (int r = 0; r < R; r++)
         total[r][c] = _mm512_add_ps(total[r][c],
                                     _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][c]), scale));
     }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++)
@@ -269,7 +269,7 @@ INLINE void thick_tile4(const product *p, const panel *b, const uint8_t *open, i
 static void thin4(const product *p, const panel *b, int first, int64_t row, int R, int C) {
   switch (R * 8 + C) {
     THIN4(1, 1) THIN4(1, 2) THIN4(1, 3) THIN4(1, 4) THIN4(2, 1) THIN4(2, 2) THIN4(3, 1) THIN4(3, 2)
-    THIN4(4, 1) THIN4(4, 2)
+    THIN4(4, 1) THIN4(4, 2) THIN4(5, 1) THIN4(6, 1) THIN4(7, 1) THIN4(8, 1)
   }
 }
 
@@ -297,8 +297,8 @@ static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, i
                    uint8_t *open) {
   panel b = open_panel(p, slot, count);
   int64_t rows = end - begin;
-  if (rows <= 4) {
-    int step = rows == 1 ? PANEL : 2;
+  if (rows <= 8) {
+    int step = rows == 1 ? PANEL : rows <= 4 ? 2 : 1;
     for (int c = 0; c < count; c += step)
       thin4(p, &b, c, begin, (int)rows, count - c < step ? count - c : step);
     return;
