@@ -122,14 +122,7 @@ def open_painter(
 ) -> Sources:
     """Find the parts; arguments are those of :func:`~heliodor.paint.painter.load_painter`.
 
-    Args:
-        source: see there.
-        dtype: see there.
-        quantize: see there.
-        device: see there.
-        revision: see there.
-        autoencoder: gives diffusers' class when the autoencoder is loaded.
-        **parts: see there.
+    Beside them ``autoencoder`` gives diffusers' class when the autoencoder is loaded.
     """
     unknown = sorted(parts.keys() - set(_PARTS))
     if unknown:
@@ -140,37 +133,47 @@ def open_painter(
         device=_device(device),
     )
     place = _locate(source, revision)
-    transformer = _open_transformer(place, str(source))
-    gemma = _open_text(place, str(source), parts)
-    vae = _open_vae(place, parts)
-    config, text_config = transformer.config(), gemma.config()
-    factor = FACTOR if vae is None else vae.factor
+    files = PainterFiles(
+        transformer=_open_transformer(place, str(source)),
+        gemma=_open_text(place, str(source), parts),
+        vae=_open_vae(place, parts),
+        shift=_shift(place),
+    )
+    vae_part = _vae_part(
+        files.vae,
+        parts.get("vae_dtype") or "float32",
+        holding.device,
+        autoencoder,
+        NO_VAE.format(source),
+    )
+    return _sources(str(source), files, holding, vae_part)
+
+
+def _sources(
+    name: str, files: PainterFiles, holding: Holding, vae_part: Part[Autoencoder]
+) -> Sources:
+    transformer, vae = files.transformer, files.vae
+    config, text_config = transformer.config(), files.gemma.config()
     check_parts(config, text_config, config.in_channels if vae is None else vae.channels)
     stored = _stored(transformer)
-    vae_dtype = parts.get("vae_dtype") or "float32"
-    lacks = NO_VAE.format(source) if vae is None else ""
     return Sources(
-        name=str(source),
+        name=name,
         config=config,
         text_config=text_config,
-        shape=make_shape(config, factor),
-        text=_text_part(gemma, holding),
+        shape=make_shape(config, FACTOR if vae is None else vae.factor),
+        text=_text_part(files.gemma, holding),
         transformer=Part(
             name="transformer",
             nbytes=holding.nbytes(lambda: NextDiT(config), stored),
             load=lambda: _load_transformer(transformer, holding),
         ),
-        vae=_vae_part(vae, vae_dtype, holding.device, autoencoder, lacks),
+        vae=vae_part,
         device=holding.device,
         dtype=holding.resting(stored),
         vae_work=lambda latent: 0 if vae is None else decoding_work(vae.widths, latent),
-        writer=lambda path, kind: save_painter(
-            PainterFiles(transformer=transformer, gemma=gemma, vae=vae, shift=_shift(place)),
-            path,
-            kind,
-        ),
-        lacks=lacks,
-        shift=_shift(place),
+        writer=lambda path, kind: save_painter(files, path, kind),
+        lacks=NO_VAE.format(name) if vae is None else "",
+        shift=files.shift,
     )
 
 

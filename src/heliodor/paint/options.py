@@ -20,7 +20,27 @@ __all__ = ["PaintOptions"]
 
 
 class PaintOptions(TypedDict, total=False):
-    """What :meth:`~heliodor.paint.painter.Painter.paint` takes beside the prompt; see there."""
+    """What :meth:`~heliodor.paint.painter.Painter.paint` takes beside the prompt.
+
+    Attributes:
+        size: see there, as for the next four.
+        seed: see there.
+        negative: see there.
+        latents: see there.
+        image: see there.
+        steps: as the grid's reference counts them; 30.
+        solver: "midpoint", "euler", "heun", "rk4" or an object.
+        grid: "official", "diffusers" or an object.
+        shift: of the named grid; 4, and for diffusers' what the source says.
+        guidance: a number, or a Guidance; 4.
+        scaling: of positions: "released", "paper", "diffusers", "off" or an object.
+        proportional: whether attention grows sharper with the number of patches; True.
+        skipping: the threshold of an approximation that leaves steps out; None.
+        strength: how much of a picture goes that is painted over; 0.6.
+        batch_size: pictures in one call of the transformer; 4.
+        progress: told after each step.
+        cancelled: asked before each step.
+    """
 
     size: Size | Sequence[Size] | None
     seed: int | Sequence[int] | None

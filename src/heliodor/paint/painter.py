@@ -178,15 +178,9 @@ class Painter:
             latents: the noise, float32 [B C h w], instead of drawing it.
             image: a picture to paint over, one for all or one a prompt.
             output: "image", or "latents" as they stand before the autoencoder.
-            **options: ``steps`` (30, as the grid's reference counts them), ``solver``
-                ("midpoint", "euler", "heun", "rk4" or an object), ``grid`` ("official",
-                "diffusers" or an object), ``shift`` of the named grid (4 and 1), ``guidance`` (4;
-                a number or a Guidance), ``scaling`` of positions ("released", "paper",
-                "diffusers", "off" or an object), ``proportional`` attention (True), ``skipping``
-                (None; the threshold of an approximation), ``strength`` of painting over (0.6),
-                ``count`` of pictures for each prompt (one), ``batch_size`` of pictures in one call
-                (4), ``progress``, called with a :class:`~heliodor.paint.batch.Snapshot` after
-                each step, ``cancelled``, asked before each step.
+            **options: ``count`` of pictures for each prompt, and what
+                :class:`~heliodor.paint.options.PaintOptions` lists: steps, solver, grid, guidance,
+                progress and more.
 
         Returns:
             A :class:`~heliodor.paint.result.Painting` for one prompt, a list for a list or where
@@ -199,17 +193,9 @@ class Painter:
             PaintingError: NaN in sampling or decoding.
             PromptError: an empty prompt.
         """
-        if output not in ("image", "latents"):
-            raise InputError(f"output is {output!r}; expected 'image' or 'latents'")
         count, batch_size = options.pop("count", None), options.pop("batch_size", 4)
         progress, cancelled = options.pop("progress", None), options.pop("cancelled", None)
-        if image is not None and options.get("strength") is None:
-            options["strength"] = 0.6
-        if options.get("grid") == "diffusers" and options.get("shift") is None:
-            options["shift"] = self.sources.shift
-        settings = Settings.choose(**options)
-        if image is None and settings.strength is not None:
-            raise InputError("strength belongs to a picture that is painted over: give image=")
+        settings = self._settings(options, over=image is not None)
         jobs = make_jobs(
             prompt,
             self.sources.shape,
@@ -221,11 +207,8 @@ class Painter:
             count=1 if count is None else count,
         )
         groups = batches(jobs, batch_size)
-        if output == "image" or image is not None or progress is not None:
-            self.sources.require_vae()
+        self._check_output(output, jobs, needs_vae=image is not None)
         self._check_memory(jobs, groups, settings, previews=progress is not None)
-        if output == "latents" and len({job.size for job in jobs}) > 1:
-            raise InputError("latents of several sizes make no tensor: paint one size at a time")
         painted = self._paint(jobs, groups, settings, progress, cancelled)
         if output == "latents":
             return torch.stack([each.latents for each in painted])
@@ -300,6 +283,26 @@ class Painter:
             ConfigError: a format that is not written.
         """
         self.sources.writer(Path(path), format)
+
+    def _settings(self, options: dict[str, Any], *, over: bool) -> Settings:
+        """The settings of a call, which may paint ``over`` a picture."""
+        if over and options.get("strength") is None:
+            options["strength"] = 0.6
+        if options.get("grid") == "diffusers" and options.get("shift") is None:
+            options["shift"] = self.sources.shift
+        settings = Settings.choose(**options)
+        if settings.strength is not None and not over:
+            raise InputError("strength belongs to a picture that is painted over: give image=")
+        return settings
+
+    def _check_output(self, output: str, jobs: list[Job], *, needs_vae: bool) -> None:
+        """Refuse before the work what could not be given after it."""
+        if output not in ("image", "latents"):
+            raise InputError(f"output is {output!r}; expected 'image' or 'latents'")
+        if output == "image" or needs_vae:
+            self.sources.require_vae()
+        if output == "latents" and len({job.size for job in jobs}) > 1:
+            raise InputError("latents of several sizes make no tensor: paint one size at a time")
 
     def _check_memory(
         self, jobs: list[Job], groups: list[list[int]], settings: Settings, *, previews: bool

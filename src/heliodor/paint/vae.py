@@ -185,7 +185,7 @@ class Autoencoder:
 def decoding_work(widths: Sequence[int], latent: tuple[int, int]) -> int:
     """Bytes that decoding one picture needs beside the weights, an estimate.
 
-    The finest block needs most: about three tensors of the channels that come in and one of those
+    The finest block needs most: about four tensors of the channels that come in and one of those
     that go out. What is larger than a tile is decoded in tiles.
 
     Args:
@@ -196,7 +196,7 @@ def decoding_work(widths: Sequence[int], latent: tuple[int, int]) -> int:
     coming = [*widths[1:], widths[-1]]
     height, width = (min(side * factor, TILED_FROM) for side in latent)
     levels = [
-        (3 * before + after) * height * width // 4**level
+        (4 * before + after) * height * width // 4**level
         for level, (before, after) in enumerate(zip(coming, widths, strict=True))
     ]
     pixels = 3 * latent[0] * latent[1] * factor**2

@@ -322,3 +322,33 @@ def test_a_source_that_is_not_there_is_refused(name, tmp_path):
 def test_an_empty_folder_is_no_painter(tmp_path):
     with pytest.raises(ConfigError, match=r"is no painter: expected model_index\.json"):
         load_painter(tmp_path)
+
+
+def test_a_hub_id_fetches_no_more_than_it_needs(made, tmp_path, monkeypatch):
+    asked: list[tuple[str, str | None, tuple[str, ...]]] = []
+    answers: list[Path] = []
+
+    def resolve(repo: str, *, revision: str | None = None, patterns: tuple[str, ...]) -> Path:
+        asked.append((repo, revision, patterns))
+        return answers.pop(0)
+
+    monkeypatch.setattr("heliodor.checkpoints.hub.resolve", resolve)
+    answers.append(made)
+    opened = load_painter("Alpha-VLLM/Lumina-Next-SFT-diffusers", revision="main")
+    assert torch.equal(latents(opened), latents(painter()))
+    ((repo, revision, patterns),) = asked
+    assert (repo, revision) == ("Alpha-VLLM/Lumina-Next-SFT-diffusers", "main")
+    assert not any(name.endswith((".bin", ".pth")) or name == "*" for name in patterns)
+    save_lumina(nextdit(replace(SMALL, caption_width=32)), tmp_path / "official")
+    answers.extend([tmp_path, tmp_path / "official"])
+    opened = load_painter(
+        "Alpha-VLLM/Lumina-Next-SFT",
+        text_encoder=made / "text_encoder",
+        tokenizer=made / "tokenizer" / "tokenizer.json",
+    )
+    assert torch.equal(latents(opened), latents(painter()))
+    ema, last = "consolidated_ema.00-of-01.safetensors", "consolidated.00-of-01.safetensors"
+    assert [(ema in found, last in found) for _, _, found in asked[1:]] == [
+        (True, False),  # the moving average counts, and only without it the last weights are
+        (False, True),
+    ]
