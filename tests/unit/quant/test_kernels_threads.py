@@ -1,4 +1,4 @@
-"""The pool of the native kernels: any number of threads, several callers, forks; how it is built."""
+"""The pool of the kernels: any number of threads, several callers, forks; and how it is built."""
 
 from __future__ import annotations
 
