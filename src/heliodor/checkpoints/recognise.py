@@ -24,6 +24,10 @@ READ = (
     "a folder in transformers layout (config.json and safetensors), a big_vision .npz or its "
     ".part pieces, or a native .safetensors file"
 )
+PIPELINE = "model_index.json"
+"""Of diffusers: which parts a pipeline has."""
+
+_PAINTER = "{} is a painter or a part of one: heliodor.load_painter() loads it"
 _FAMILIES = {"paligemma": "paligemma", "siglip": "siglip", "gemma": "gemma", "gemma2": "gemma"}
 _CODECS = ("maskcodec.npz", "vae-oid.npz")
 _LISTED = 6
@@ -75,6 +79,8 @@ def is_npz(name: str) -> bool:
 
 
 def _folder(folder: Path) -> Found:
+    if _holds_painter(folder):
+        raise ConfigError(_PAINTER.format(folder))
     if (folder / CONFIG).is_file():
         return Found(kind=Kind.TRANSFORMERS, family=_family(folder / CONFIG), path=folder)
     if (folder / ADAPTER_CONFIG).is_file():
@@ -94,6 +100,14 @@ def _folder(folder: Path) -> Found:
     )
 
 
+def _holds_painter(folder: Path) -> bool:
+    """Whether a folder is one of diffusers' or of Lumina-Next's."""
+    if (folder / PIPELINE).is_file() or any(folder.glob("consolidated*.safetensors")):
+        return True
+    values = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    return "_class_name" in values and "model_type" not in values
+
+
 def _family(config: Path) -> str:
     kind = read_json(config).get("model_type")
     family = _FAMILIES.get(kind) if isinstance(kind, str) else None
@@ -104,7 +118,10 @@ def _family(config: Path) -> str:
 
 
 def _safetensors(path: Path) -> Found:
-    metadata = read_header(path).metadata
+    header = read_header(path)
+    metadata = header.metadata
+    if "x_embedder.weight" in header.slots:
+        raise ConfigError(_PAINTER.format(path))
     if MARK in metadata:
         family = metadata.get("heliodor.family", "")
         return Found(kind=Kind.NATIVE, family=family, path=path)
