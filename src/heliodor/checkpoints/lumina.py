@@ -44,6 +44,7 @@ LEAD = "patch.weight"
 """The tensor whose type the others take where none is asked for."""
 
 Which = Literal["ema", "last"]
+_MOST = 2**24  # no size is anywhere near it; an empty tensor can claim any
 _LAYER = re.compile(r"layers\.(\d{1,5})\.")
 
 
@@ -208,6 +209,8 @@ def _config(shapes: Mapping[str, Shape], path: Path) -> NextDiTConfig:
         caption_width = shapes["layers.0.attention.wk_y.weight"][1]
         inner = shapes["layers.0.feed_forward.w1.weight"][0]
         head_dim = width // num_heads
+        if max(width, inputs, outputs, narrow, caption_width, inner) > _MOST:
+            raise ValueError("a size that no network has")
         found: dict[str, Any] = {
             "in_channels": inputs // patch**2,
             "width": width,

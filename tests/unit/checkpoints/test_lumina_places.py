@@ -11,12 +11,20 @@ import torch
 from tests import painting, peak
 
 from heliodor.checkpoints import open_checkpoint
-from heliodor.checkpoints.diffusers_transformer import STEM, save_transformer
-from heliodor.checkpoints.lumina import LAST, save_lumina
+from heliodor.checkpoints.diffusers_transformer import (
+    STEM,
+    DiffusersTransformer,
+    save_transformer,
+    write_transformer,
+)
+from heliodor.checkpoints.files import Replacement
+from heliodor.checkpoints.lumina import LAST, LuminaCheckpoint, save_lumina, write_lumina
 from heliodor.checkpoints.lumina_places import find_painter
-from heliodor.errors import ConfigError
+from heliodor.errors import ConfigError, KeyMismatchError
 from heliodor.models.nextdit import NextDiT
 from heliodor.models.nextdit_config import NextDiTConfig
+
+safetensors = pytest.importorskip("safetensors.torch")
 
 
 @pytest.fixture
@@ -60,6 +68,42 @@ def test_what_is_no_painter_is_listed(tmp_path: Path, transformer: Path) -> None
     (empty / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"tensors \(pad_token, .*no Next-DiT in the official"):
         find_painter(alone, "")
+
+
+def test_one_layout_is_written_from_the_others_file(lumina: Path, transformer: Path) -> None:
+    """Tensor by tensor, without a network: what a conversion does."""
+    official = LuminaCheckpoint(path=lumina / LAST, source="")
+    theirs = DiffusersTransformer(folder=transformer, source="")
+    with Replacement(lumina.parent / "there") as new:
+        write_transformer(new, official.config(), official.weights())
+    with Replacement(lumina.parent / "back") as new:
+        write_lumina(new, theirs.config(), theirs.weights())
+    for made, given in (("there", transformer), ("back", lumina)):
+        for path in given.iterdir():
+            assert (lumina.parent / made / path.name).read_bytes() == path.read_bytes()
+
+
+TELLING = (
+    "x_embedder.weight",
+    "final_layer.linear.weight",
+    "layers.0.attention.gate",
+    "layers.0.attention.wk.weight",
+    "layers.0.attention.wk_y.weight",
+    "layers.0.feed_forward.w1.weight",
+)
+IMPOSSIBLE = [(), (0,), (7,), (0, 0), (0, 2**55), (2**55, 0), (3, 5), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("shape", IMPOSSIBLE, ids=str)
+@pytest.mark.parametrize("name", TELLING)
+def test_shapes_that_lie_are_refused(name: str, shape: tuple[int, ...], lumina: Path) -> None:
+    """An empty tensor can claim any size and take no byte."""
+    tensors = safetensors.load_file(lumina / LAST)
+    tensors[name] = torch.zeros(shape)
+    safetensors.save_file(tensors, lumina / LAST)
+    (lumina / "config.json").unlink()
+    with pytest.raises((KeyMismatchError, ConfigError), match=str(lumina)):
+        LuminaCheckpoint(path=lumina / LAST, source="").load()
 
 
 @pytest.fixture(scope="module")
