@@ -109,7 +109,8 @@ def survey(path: Path) -> Facts:
         ``path``, ``format``, ``family``, ``size``, ``tower``, ``resolution``, ``image_tokens``,
         ``precision``, ``parameters``, ``bytes``, ``tensors``, ``dtypes`` with their numbers of
         tensors, ``files``, ``tokens`` of the tokenizer, ``complete``, ``missing``, ``broken``,
-        ``odd``, of a quantised file ``schemes``, and the shapes ``vision``, ``language`` and ``text``. What does not apply is None.
+        ``odd``, of a quantised file ``schemes``, and the shapes ``vision``, ``language`` and
+        ``text``. What does not apply is None.
         For an adapter ``rank``, ``alpha``, ``targets`` and ``base`` instead of the shapes.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -20,7 +20,6 @@ from heliodor.quant.scheme import Recipe, Scheme
 __all__ = [
     "Applied",
     "apply_empty",
-    "kept_types",
     "quantisable",
     "quantise",
     "recipe_of",
@@ -55,12 +54,12 @@ class Applied:
 
 def quantisable(network: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Embedding]]:
     """The layers that could be quantised, by name; a layer that stands twice comes once."""
-    for name, module in network.named_modules():
+    for name, module in _modules(network):
         if isinstance(module, _PLAIN):
             yield name, module
 
 
-def quantise(network: Network, recipe: Recipe, progress: Progress | None = None) -> Applied:
+def quantise(network: nn.Module, recipe: Recipe, progress: Progress | None = None) -> Applied:
     """Replace the layers of a network by quantised ones, in place.
 
     The network is for running, not for training, from then on: none of its parameters has a
@@ -109,21 +108,11 @@ def apply_empty(network: Network, recipe: Recipe) -> Network:
 def recipe_of(network: nn.Module) -> Recipe | None:
     """How a network's layers are stored; None if none is quantised."""
     schemes: dict[str, Scheme | None] = {name: None for name, _ in quantisable(network)}
-    ours = {n: module.scheme for n, module in network.named_modules() if isinstance(module, _OURS)}
+    ours = {n: module.scheme for n, module in _modules(network) if isinstance(module, _OURS)}
     if not ours:
         return None
     fewest = min(scheme.bits for scheme in ours.values())
     return Recipe.exactly(f"int{fewest}", {**ours, **schemes})
-
-
-def kept_types(network: nn.Module) -> frozenset[str]:
-    """The names of the tensors that are codes, scales, or go with them: they have their type."""
-    return frozenset(
-        f"{name}.{part}" if name else part
-        for name, module in network.named_modules()
-        if isinstance(module, _OURS)
-        for part in module.state_dict()
-    )
 
 
 def _chosen(network: nn.Module, recipe: Recipe) -> dict[str, Scheme]:
@@ -136,6 +125,11 @@ def _chosen(network: nn.Module, recipe: Recipe) -> dict[str, Scheme]:
             + (f", such as {next(iter(named))}" if named else ": is it quantised already?")
         )
     return chosen
+
+
+def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    found: Any = network.named_modules()  # pyright: ignore[reportUnknownMemberType]
+    yield from found
 
 
 def _put(network: nn.Module, name: str, layer: nn.Module) -> None:

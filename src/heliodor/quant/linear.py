@@ -79,7 +79,7 @@ class _Quantised(nn.Module):
             moved: Tensor = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        return super()._apply(keep_type, recurse)
+        return super()._apply(keep_type, recurse)  # pyright: ignore[reportUnknownMemberType]
 
 
 class _QuantLinear(_Quantised):

@@ -146,11 +146,10 @@ class Recipe:
         name, rules = values.get("name"), values.get("rules")
         if not isinstance(name, str) or len(name) > _LONGEST:
             raise ConfigError(f"{where}: its recipe has no name")
-        if not isinstance(rules, list) or len(cast("list[object]", rules)) > _MOST_RULES:
-            raise ConfigError(f"{where}: its recipe has no list of rules")
-        return cls(
-            name=name, rules=tuple(_rule(rule, where) for rule in cast("list[object]", rules))
-        )
+        listed = cast("list[object]", rules) if isinstance(rules, list) else None
+        if listed is None or len(listed) > _MOST_RULES:
+            raise ConfigError(f"{where}: its recipe has no list of at most {_MOST_RULES} rules")
+        return cls(name=name, rules=tuple(_rule(rule, where) for rule in listed))
 
     @classmethod
     def exactly(cls, name: str, layers: Mapping[str, Scheme | None]) -> Recipe:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -113,7 +113,7 @@ def product4(
     n = n if bias is None else bias.shape[0]
     if rows is not None:
         ids = torch.arange(*rows, device=q.device) if isinstance(rows, tuple) else rows
-        blocks, place = torch.unique(ids // COLUMNS, return_inverse=True)
+        blocks, place = _blocks_of(ids)
         out = _product4(q, packed[blocks], group_scales[blocks])
         out = out[:, place * COLUMNS + ids % COLUMNS]
         bias = None if bias is None else bias[ids]
@@ -141,12 +141,14 @@ def _product4(q: Tensor, packed: Tensor, group_scales: Tensor) -> Tensor:
     depth = packed.shape[1] // 8
     wide = F.pad(q, (0, max(0, depth - q.shape[1])))[:, :depth].float()
     step = max(1, _WIDENED // max(1, COLUMNS * depth))
-    found: list[Tensor] = []
-    for part, scale in zip(packed.split(step), group_scales.split(step), strict=True):
+    out = wide.new_empty(wide.shape[0], COLUMNS * packed.shape[0])
+    for start in range(0, packed.shape[0], step):
+        part, scale = packed[start : start + step], group_scales[start : start + step]
         count = COLUMNS * part.shape[0]
         codes = kernels.unpack4(part, count, depth)
-        found.append(F.linear(wide, values4(codes, kernels.unpack4_scales(scale, count))))
-    return torch.cat(found, dim=-1)
+        weight = values4(codes, kernels.unpack4_scales(scale, count))
+        out[:, COLUMNS * start : COLUMNS * start + count] = F.linear(wide, weight)
+    return out
 
 
 def _chosen(
@@ -158,11 +160,20 @@ def _chosen(
         a, b = rows
         codes = kernels.unpack8(packed[a : -(-b // COLUMNS) * COLUMNS], b - a, depth)
         return codes, scale[a:b], None if bias is None else bias[a:b]
-    blocks, place = torch.unique(rows // COLUMNS, return_inverse=True)
+    blocks, place = _blocks_of(rows)
     taken = packed.view(-1, COLUMNS * depth)[blocks].view(-1, depth)
     codes = kernels.unpack8(taken, taken.shape[0], depth)[place * COLUMNS + rows % COLUMNS]
     return codes, scale[rows], None if bias is None else bias[rows]
 
+
+def _blocks_of(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The blocks that hold some channels, each once, and for each channel which of them it is."""
+    unique: Any = torch.unique  # pyright: ignore[reportUnknownMemberType]
+    return cast("tuple[Tensor, Tensor]", unique(ids // COLUMNS, return_inverse=True))
+
+
+_INT_MM: Callable[[Tensor, Tensor], Tensor] = getattr(torch, "_int_mm")  # noqa: B009 - its only name
+"""int8 [M K] times int8 [K N] -> int32 [M N]."""
 
 _PREPARED: Any = WeakIdKeyDictionary()
 """For each packed tensor that was multiplied: its version, and its product."""
@@ -189,8 +200,8 @@ def _prepared(codes: Tensor, scale: Tensor) -> _Product:
 
 def _product_once(codes: Tensor, scale: Tensor) -> _Product:
     """The product with codes that are used as they lie."""
-    if codes.device.type == "cpu" and integer_path() is not None:
-        return lambda q: torch._int_mm(q, codes.T).float() * scale
+    if codes.device.type == "cpu" and codes.shape[0] and integer_path() is not None:
+        return lambda q: _INT_MM(q, codes.T).float() * scale
     return lambda q: _widened(q, codes) * scale
 
 
@@ -206,7 +217,11 @@ def _widened(q: Tensor, codes: Tensor) -> Tensor:
     """The product in float32, a block of channels at a time."""
     wide = q.float()
     step = max(COLUMNS, _WIDENED // max(1, codes.shape[1]))
-    return torch.cat([F.linear(wide, part.float()) for part in codes.split(step)], dim=-1)
+    out = wide.new_empty(wide.shape[0], codes.shape[0])
+    for start in range(0, codes.shape[0], step):
+        part = codes[start : start + step].float()
+        out[:, start : start + step] = F.linear(wide, part)
+    return out
 
 
 @cache
@@ -224,7 +239,7 @@ def integer_path() -> str | None:
     ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.int32)
     tries: dict[str, Callable[[], Tensor]] = {
         "onednn": lambda: _onednn(q, torch.ops.onednn.qlinear_prepack(codes, None), ones, zeros),
-        "int_mm": lambda: torch._int_mm(q, codes.T),
+        "int_mm": lambda: _INT_MM(q, codes.T),
     }
     for name, product in tries.items():
         with warnings.catch_warnings():

@@ -184,7 +184,7 @@ def test_a_pair_and_a_gemma_are_quantised_and_kept(name: str, tmp_path: Path) ->
     assert equal(again.model.state_dict(), lm.model.state_dict())
     assert torch.equal(again.logits(["a bee"]), lm.logits(["a bee"]))
     for one in (pair, lm):
-        with pytest.raises(ConfigError, match="is quantised .* the format transformers holds none"):
+        with pytest.raises(ConfigError, match=r"is quantised .* the format transformers holds"):
             one.save(tmp_path / "x")
 
 

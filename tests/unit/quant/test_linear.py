@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -23,7 +21,7 @@ SHAPES = [(16, 64), (17, 4), (1, 1), (40, 67), (33, 200)]
 
 
 @pytest.fixture(params=["native", "torch"], autouse=True)
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to multiply; the native one where it was built."""
     if request.param == "native":
         if kernels.available() is None:

@@ -72,7 +72,7 @@ def test_a_number_in_the_pattern_never_reaches_into_another_layer() -> None:
         ({"layout": 2, "name": "int8", "rules": []}, "packed in layout '2', this release reads 1"),
         ({"layout": True, "name": "int8", "rules": []}, "packed in layout 'True'"),
         ({"layout": 1, "rules": []}, "has no name"),
-        ({"layout": 1, "name": "int8", "rules": {}}, "no list of rules"),
+        ({"layout": 1, "name": "int8", "rules": {}}, "no list of at most"),
         ({"layout": 1, "name": "int8", "rules": [["*"]]}, "not two strings"),
         ({"layout": 1, "name": "int8", "rules": [["*", 8]]}, "not two strings"),
         ({"layout": 1, "name": "int8", "rules": ["ab"]}, "not two strings"),
