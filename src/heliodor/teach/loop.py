@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from heliodor.errors import TrainingError
+from heliodor.teach.average import Average
 from heliodor.teach.log import Log
 from heliodor.teach.optim import Adam, AdamConfig, Schedule
-from heliodor.teach.state import Resumed, restore_state, save_state
+from heliodor.teach.state import Resumed, Trained, restore_state, save_state
 
 BatchT = TypeVar("BatchT")
 
@@ -72,6 +73,8 @@ class Run:
         log_every: steps between lines of the log, 1 or more.
         sample_every: steps between sample predictions; 0 for none.
         workers: processes that draw batches ahead; 0 draws them in this process.
+        average: share that a step leaves of the running average of the weights, which the network
+            holds once the last step is taken; 0 for no average.
         device: where the network and its batches are, "cpu" or "cuda". Not measured on CUDA.
         parts: threads that each take a part of the batch through forward and backward. On few cores
             this beats sharing every product among them; set torch's own threads to 1 then. The
@@ -88,12 +91,14 @@ class Run:
     log_every: int = 20
     sample_every: int = 0
     workers: int = 1
+    average: float = 0.0
     device: str = "cpu"
     parts: int = 1
 
     def fingerprint(self) -> str:
         """What a state must agree on with the run that resumes from it."""
-        return f"{self.name} {self.adam} {self.schedule} {self.data}".rstrip()
+        average = f" average {self.average}" if self.average else ""
+        return f"{self.name} {self.adam} {self.schedule} {self.data}{average}".rstrip()
 
 
 class _Steps(Dataset[Any], Generic[BatchT]):
@@ -138,12 +143,14 @@ def train(run: Run, objective: Objective[Any], workdir: Path, *, quiet: bool = F
     workdir.mkdir(parents=True, exist_ok=True)
     model = objective.model.to(device)
     optimiser = Adam(model, run.adam, run.schedule, threads=run.parts)
-    start = restore_state(workdir, model, optimiser, fingerprint=run.fingerprint())
-    start = start or Resumed(step=0, seconds=0.0)
+    average = Average(model, run.average) if run.average else None
+    trained = Trained(
+        model=model, optimiser=optimiser, average=average, fingerprint=run.fingerprint()
+    )
+    start = restore_state(workdir, trained) or Resumed(step=0, seconds=0.0)
     steps = run.schedule.steps
     if start.step >= steps:
-        model.eval()
-        return start
+        return _finish(trained, start, steps)
     path = workdir / "log.jsonl"
     log = Log(path, run.name, steps=steps, every=run.log_every, start=start, quiet=quiet)
     stop = _Stop()
@@ -152,7 +159,7 @@ def train(run: Run, objective: Objective[Any], workdir: Path, *, quiet: bool = F
     with stop, log, ThreadPoolExecutor(run.parts) as threads:
         for step, batch in enumerate(_batches(run, objective, start.step), start.step):
             losses = _losses(run, objective, batch, threads)
-            figures = _update(optimiser, losses, step)
+            figures = _update(trained, losses, step)
             position = Resumed(step=step + 1, seconds=log.seconds())
             log.write(step, figures)
             if run.sample_every and (step + 1) % run.sample_every == 0:
@@ -161,13 +168,21 @@ def train(run: Run, objective: Objective[Any], workdir: Path, *, quiet: bool = F
                 model.train()
             ends = stop.asked is not None or position.step == steps
             if ends or time.monotonic() - saved > run.save_seconds:
-                save_state(workdir, model, optimiser, fingerprint=run.fingerprint(), at=position)
+                save_state(workdir, trained, position)
                 saved = time.monotonic()
             if ends:
                 break
-    model.eval()
+    _finish(trained, position, steps)
     stop.deliver()
     return position
+
+
+def _finish(trained: Trained, at: Resumed, steps: int) -> Resumed:
+    """Leave the network ready to use, after the last step with the average of its weights."""
+    trained.model.eval()
+    if trained.average is not None and at.step >= steps:
+        trained.average.settle()
+    return at
 
 
 def _batches(run: Run, objective: Objective[BatchT], start: int) -> Iterator[BatchT]:
@@ -244,7 +259,7 @@ def _losses(
     return list(threads.map(work, shares, parts))
 
 
-def _update(optimiser: Adam, losses: Sequence[_Loss], step: int) -> dict[str, float]:
+def _update(trained: Trained, losses: Sequence[_Loss], step: int) -> dict[str, float]:
     """Step on the gradients that the parts left -> what to log of the whole batch."""
     value = sum(loss for loss, _ in losses)
     if not math.isfinite(value):
@@ -257,7 +272,10 @@ def _update(optimiser: Adam, losses: Sequence[_Loss], step: int) -> dict[str, fl
         for key, figure in figures.items():
             found.setdefault(key, []).append(figure)
     means = {key: sum(values) / len(values) for key, values in sorted(found.items())}
-    return {"loss": value, "norm": optimiser.step(step), **means}
+    norm = trained.optimiser.step(step)
+    if trained.average is not None:
+        trained.average.follow(step)
+    return {"loss": value, "norm": norm, **means}
 
 
 class _Stop:

@@ -18,6 +18,7 @@ from heliodor.checkpoints.files import Replacement, read_json, to_json
 from heliodor.checkpoints.shards import write_tensors
 from heliodor.checkpoints.tensors import open_tensors
 from heliodor.errors import CheckpointError, TrainingError
+from heliodor.teach.average import Average
 from heliodor.teach.optim import Adam
 
 _NAME = re.compile(r"^state-(\d{8})$")
@@ -39,22 +40,42 @@ class Resumed:
     seconds: float
 
 
-def save_state(
-    workdir: Path, model: nn.Module, optimiser: Adam, *, fingerprint: str, at: Resumed
-) -> Path:
-    """Write model, optimiser and position; drop all but the newest two complete states.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What a state holds.
+
+    Attributes:
+        model: the network.
+        optimiser: its moments.
+        average: of the network's weights; None where a run keeps none.
+        fingerprint: of the run.
+    """
+
+    model: nn.Module
+    optimiser: Adam
+    average: Average | None
+    fingerprint: str
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, on the processor."""
+        found = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        found |= {f"adam/{name}": value for name, value in self.optimiser.tensors().items()}
+        if self.average is not None:
+            found |= {f"average/{name}": v for name, v in self.average.tensors().items()}
+        return {name: value.cpu() for name, value in found.items()}
+
+
+def save_state(workdir: Path, trained: Trained, at: Resumed) -> Path:
+    """Write what was trained and where; drop all but the newest two complete states.
 
     Raises:
         TrainingError: the disk refused; earlier states are untouched.
     """
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"adam/{name}": value for name, value in optimiser.tensors().items()}
-    tensors = {name: value.cpu() for name, value in tensors.items()}
     folder = workdir / f"state-{at.step:08d}"
-    about = {"step": at.step, "seconds": at.seconds, "fingerprint": fingerprint}
+    about = {"step": at.step, "seconds": at.seconds, "fingerprint": trained.fingerprint}
     try:
         with Replacement(folder) as new:
-            write_tensors(new, tensors, None, _ONE_FILE)
+            write_tensors(new, trained.tensors(), None, _ONE_FILE)
             new.write(_MARK, to_json(about))
     except CheckpointError as error:
         raise TrainingError(
@@ -65,10 +86,8 @@ def save_state(
     return folder
 
 
-def restore_state(
-    workdir: Path, model: nn.Module, optimiser: Adam, *, fingerprint: str
-) -> Resumed | None:
-    """Load the newest complete state into model and optimiser -> where it stands, None if none.
+def restore_state(workdir: Path, trained: Trained) -> Resumed | None:
+    """Load the newest complete state into what is trained -> where it stands, None if none.
 
     Raises:
         TrainingError: the newest state belongs to a run with other settings or another model.
@@ -78,22 +97,26 @@ def restore_state(
     if not states:
         return None
     about = read_json(states[-1] / _MARK)
-    if about.get("fingerprint") != fingerprint:
+    if about.get("fingerprint") != trained.fingerprint:
         raise TrainingError(
             f"{states[-1]} was written by a run with other settings, '{about.get('fingerprint')}' "
-            f"where this one has '{fingerprint}': use another work directory, or the settings of "
-            "that run"
+            f"where this one has '{trained.fingerprint}': use another work directory, or the "
+            "settings of that run"
         )
     try:
-        model.load_state_dict(_tensors(states[-1], "model/"))
+        trained.model.load_state_dict(_tensors(states[-1], "model/"))
     except RuntimeError as error:
         raise TrainingError(f"{states[-1]} holds another model: {error}") from error
-    optimiser.restore(_tensors(states[-1], "adam/"))
+    trained.optimiser.restore(_tensors(states[-1], "adam/"))
+    if trained.average is not None:
+        trained.average.restore(_tensors(states[-1], "average/"))
     return Resumed(step=int(about["step"]), seconds=float(about["seconds"]))
 
 
 def newest_model(workdir: Path) -> dict[str, Tensor]:
     """The parameters in a run's newest state, by name, for another run to start from.
+
+    Where the run keeps an average of its weights, it is the average.
 
     Raises:
         TrainingError: the folder holds no state.
@@ -101,7 +124,7 @@ def newest_model(workdir: Path) -> dict[str, Tensor]:
     states = find_states(workdir)
     if not states:
         raise TrainingError(f"{workdir} holds no training state to start from")
-    return _tensors(states[-1], "model/")
+    return _tensors(states[-1], "model/") | _tensors(states[-1], "average/")
 
 
 def find_states(workdir: Path) -> list[Path]:

@@ -67,6 +67,8 @@ class TinySettings:
         spread: how far a place may be from the right one and still be told near it, in 1/1024 of
             the side; 0 for not at all.
         sample_every: steps between sample predictions; 0 for none.
+        average: share that a step leaves of the running average of the weights, which is what is
+            exported; 0 for the last weights.
         device: "cpu" or "cuda", see :class:`~heliodor.teach.loop.Run`.
         parts: threads that share each batch, see there.
     """
@@ -96,6 +98,7 @@ class TinySettings:
     letters: float = 0.0
     spread: float = 6.0
     sample_every: int = 200
+    average: float = 0.0
     device: str = "cpu"
     parts: int = 1
 
@@ -251,6 +254,7 @@ def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjecti
         f"shares {settings.scenes} {settings.lines} {settings.pages} {settings.letters}, "
         f"seed {settings.seed}",
         sample_every=settings.sample_every,
+        average=settings.average,
         device=settings.device,
         parts=settings.parts,
     )
