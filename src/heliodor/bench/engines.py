@@ -181,7 +181,7 @@ def refused(build: Callable[[], Engine], name: str, skipped: dict[str, str]) -> 
     """The engine in a list, or an empty list and the reason noted under its name."""
     try:
         return [build()]
-    except (HeliodorError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - an engine that breaks down ends its part alone
         skipped[name] = reason(error)
         return []
 

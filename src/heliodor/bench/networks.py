@@ -12,6 +12,7 @@ from torch import Tensor
 from heliodor.bench.ceilings import Ceilings, Limits, open_ceilings
 from heliodor.bench.engines import Inputs, Ours, quantised
 from heliodor.bench.sizes import Size
+from heliodor.bench.timing import timed
 from heliodor.models.paligemma import PaliGemma
 
 __all__ = ["FLOATS", "Bench", "Settings"]
@@ -73,12 +74,15 @@ class Bench:
         """
         if scheme not in self._held:
             self.say(f"making the {scheme} network")
-            if scheme in FLOATS:
-                model = self.make(FLOATS[scheme])
-            else:
-                model = quantised(self.ours("float32").model, scheme)
+            span, model = timed(lambda: self._made(scheme))
             self._held[scheme] = Ours(scheme, model)
+            self.say(f"made the {scheme} network in {span:.1f} s")
         return self._held[scheme]
+
+    def _made(self, scheme: str) -> PaliGemma:
+        if scheme in FLOATS:
+            return self.make(FLOATS[scheme])
+        return quantised(self.ours("float32").model, scheme)
 
     def keep_only(self, *schemes: str) -> None:
         """Let the other networks go, and their memory."""

@@ -163,6 +163,7 @@ def _costs(bench: Bench, engines: Sequence[Engine]) -> dict[str, Any]:
     return {
         "vision_operations": vision_operations(size.config.vision, language.width),
         "decoder_operations": decoder_operations(language, size.prefix),
+        "step_operations": decoder_operations(language, 1),
         "step_bytes": {
             e.name: step_bytes(e.model.language, language, middle)
             for e in engines

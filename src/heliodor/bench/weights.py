@@ -75,7 +75,11 @@ def _fill(tensor: Tensor, noise: Tensor, start: int, mean: float, spread: float)
     place = 0
     while place < flat.numel():
         count = min(noise.numel() - start, flat.numel() - place, _PIECE)
-        flat[place : place + count].copy_(noise[start : start + count].mul(spread).add_(mean))
+        target, source = flat[place : place + count], noise[start : start + count]
+        if target.dtype == noise.dtype and not mean:  # most values by far: one pass over them
+            torch.mul(source, spread, out=target)
+        else:
+            target.copy_(source.mul(spread).add_(mean))
         place, start = place + count, (start + count) % noise.numel()
 
 
