@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from heliodor.errors import ConfigError
 from heliodor.nn.attention import attend, merge_heads, split_heads
-from heliodor.nn.linear import Linear, product, project
+from heliodor.nn.linear import Linear, gelu, product, project
 from heliodor.nn.norm import LayerNorm
 
 
@@ -75,7 +74,7 @@ class VisionMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X [B N D] -> [B N D]."""
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(gelu(self.up(x)))
 
 
 class VisionBlock(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _SCORES = 2**25  # attention scores held at a time where a cap keeps torch's kernels from serving
+_FEW = 8  # queries up to which two products are faster on a CPU than the fused kernel of torch
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -54,10 +55,17 @@ def attend(
         return _attend_in_products(q, k, v, mask, factor, cap)
     if cap is not None:
         return _attend_in_pieces(q, k, v, mask, factor, cap)
+    if q.device.type == "cpu" and _is_short(q):
+        return _attend_in_products(q, k, v, mask, factor, cap)
     repeats = q.shape[1] // k.shape[1]
     if repeats > 1:
         k, v = _spread(k, repeats), _spread(v, repeats)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=factor)
+
+
+def _is_short(q: Tensor) -> bool:
+    """Whether q [B N T H] are a decode step: heads that share keys then read them once."""
+    return q.shape[2] <= _FEW and q.dtype in (torch.float32, torch.float64)
 
 
 def _attend_in_pieces(
@@ -79,10 +87,11 @@ def _attend_in_pieces(
 def _attend_in_products(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, cap: float | None
 ) -> Tensor:
-    """The same as two batched products: for caps, and for training on a CPU.
+    """The same as two batched products: for caps, and on a CPU for training and decode steps.
 
     The query heads that share a key-value head become rows of one product. The backward pass of
-    torch's fused CPU kernel takes about four times as long at the lengths trained here.
+    torch's fused CPU kernel takes about four times as long at the lengths trained here; at one
+    query and 4,200 keys its forward pass takes 1.4 times as long.
     """
     batch, heads, length, head_dim = q.shape
     groups, slots = k.shape[1], k.shape[2]

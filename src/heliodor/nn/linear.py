@@ -2,8 +2,9 @@
 
 Weights rest in whatever dtype they were loaded in. On a CPU, bfloat16 and float16 weights are
 widened to float32 for the product: few processors have units for them, and the result then equals
-the float32 model on the same rounded weights. Without gradients they are widened a block of rows at
-a time, so that no whole copy ever exists. On other devices the product runs in the stored dtype.
+the float32 model on the same rounded weights. Without gradients no whole copy is made: a kernel
+that was offered for the dtype widens weights as it reads them, else they are widened a block of
+rows at a time. On other devices the product runs in the stored dtype.
 
 Models say what they want through :func:`project`, :func:`gated` and :func:`scores`; layers of
 another kind (quantised ones) take part by offering ``together``, ``gated`` and ``head``.
@@ -23,9 +24,15 @@ from heliodor.errors import InputError
 Rows = tuple[int, int] | Tensor | None
 """Which rows of a table are meant: a range (first, end), ids int64 [R], or None for all."""
 
+Kernel = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""``x W^T + b`` of x float32 [M in], W [out in] as it rests, b float32 [out] -> float32 [M out],
+all of them contiguous and on the CPU."""
+
 _SAFE = 2048.0  # largest magnitude let into a float16 product: 2048 * a row of weights stays finite
-_BLOCK = 2**20  # weights widened at a time: 4 MB, which stay in the cache until they are multiplied
+_BLOCK = 2**19  # weights widened at a time: 2 MB, which stay in the cache until they are multiplied
+_LARGE = 2**20  # weights from which on oneDNN's products pay for their preparation
 _NARROW = (torch.bfloat16, torch.float16)
+_kernels: dict[torch.dtype, Kernel] = {}
 
 
 def arithmetic(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -33,6 +40,24 @@ def arithmetic(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and dtype in _NARROW:
         return torch.float32
     return dtype
+
+
+def offer(dtype: torch.dtype, kernel: Kernel | None) -> None:
+    """Multiply by weights of a narrow ``dtype`` with ``kernel``, wherever no gradient is wanted.
+
+    Args:
+        dtype: bfloat16 or float16.
+        kernel: exact to float32's rounding; None takes an earlier one back.
+
+    Raises:
+        InputError: another dtype, whose products need no widening.
+    """
+    if dtype not in _NARROW:
+        raise InputError(f"a kernel for {dtype} was offered; bfloat16 and float16 are widened")
+    if kernel is None:
+        _kernels.pop(dtype, None)
+    else:
+        _kernels[dtype] = kernel
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -48,25 +73,74 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     dtype = arithmetic(weight.dtype, weight.device)
     bias = None if bias is None else bias.to(dtype)
-    if dtype == weight.dtype or torch.is_grad_enabled():
-        return F.linear(x.to(dtype), weight.to(dtype), bias)
-    return _widening(x.to(dtype), weight, bias)
+    x = x.to(dtype)
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(weight.device.type):
+        return F.linear(x, weight.to(dtype), bias)
+    if dtype == weight.dtype and not _for_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    rows = x.reshape(-1, weight.shape[1])
+    if dtype == weight.dtype:
+        found = _multiplied(rows, weight, bias)
+    else:
+        kernel = _kernels.get(weight.dtype) if weight.is_contiguous() else None
+        found = (kernel or _widening)(rows.contiguous(), weight, bias)
+    return found.view(*x.shape[:-1], weight.shape[0])
 
 
 def _widening(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """:func:`product` with a weight that is widened block by block into one buffer."""
+    """The product of x [M in] with a weight that is widened block by block into one buffer."""
     count, width = weight.shape
-    rows = x.reshape(-1, width)
-    out = rows.new_empty(rows.shape[0], count)
+    out = x.new_empty(x.shape[0], count)
     step = max(16, _BLOCK // max(1, width))
-    buffer = rows.new_empty(min(step, count), width)
+    buffer = x.new_empty(min(step, count), width)
     for start in range(0, count, step):
         part = weight[start : start + step]
         wide = buffer[: part.shape[0]].copy_(part)
-        torch.mm(rows, wide.T, out=out[:, start : start + step])
-    if bias is not None:
-        out += bias
-    return out.view(*x.shape[:-1], count)
+        if _for_onednn(x, wide):
+            out[:, start : start + step] = _multiplied(x, wide, None)
+        else:
+            torch.mm(x, wide.T, out=out[:, start : start + step])
+    return out if bias is None else out.add_(bias)
+
+
+def _for_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN multiplies faster than the BLAS behind ``F.linear``, with the same rounding.
+
+    On the x86 processors tried it does for two rows and more: MKL takes its slower paths on AMD's,
+    and takes a product of few rows for several of one (docs/design/exact.md has the figures).
+    """
+    return (
+        _ONEDNN
+        and weight.numel() >= _LARGE
+        and x.numel() > x.shape[-1]
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and weight.is_contiguous()
+    )
+
+
+def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product of x [M in] with a float32 weight by oneDNN."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _has_onednn() -> bool:
+    """Whether torch was built with oneDNN, for a processor on which it was tried."""
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+_ONEDNN = _has_onednn()
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The tanh form of GELU of an x that nobody else needs: in place where gradients are off."""
+    if torch.is_grad_enabled():
+        return F.gelu(x, approximate="tanh")
+    return torch.ops.aten.gelu_(x, approximate="tanh")
 
 
 class Linear(nn.Linear):
@@ -115,10 +189,8 @@ def gated(x: Tensor, gate: nn.Module, up: nn.Module, down: nn.Module) -> Tensor:
     left, right = project(x, (gate, up))
     if left.dtype == torch.float16:  # the product may leave its range
         left, right = left.float(), right.float()
-    if torch.is_grad_enabled():
-        inner = F.gelu(left, approximate="tanh") * right
-    else:
-        inner = torch.ops.aten.gelu_(left, approximate="tanh").mul_(right)
+    left = gelu(left)
+    inner = left * right if torch.is_grad_enabled() else left.mul_(right)
     return wide_linear(down, inner) if isinstance(down, Linear) else down(inner)
 
 

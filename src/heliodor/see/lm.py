@@ -33,6 +33,7 @@ from heliodor.generation import Greedy, Sampler, score
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
 from heliodor.quant.apply import recipe_of
 from heliodor.quant.scheme import Recipe
+from heliodor.quant.stored import accelerate
 from heliodor.see.engine import Generation
 from heliodor.see.inputs import check_device, check_texts
 from heliodor.see.writer import Writer
@@ -76,6 +77,7 @@ def load_gemma(
         InputError: a device that is not there, or a revision of what is not on the hub.
     """
     check_device(device)
+    accelerate()
     if source == "tiny":
         if revision is not None:
             raise InputError(f"tiny ships in the package and has no revision {revision!r}")

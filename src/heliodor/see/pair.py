@@ -28,6 +28,7 @@ from heliodor.image import ImageProcessor, ImageSource
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
 from heliodor.quant.apply import recipe_of
 from heliodor.quant.scheme import Recipe
+from heliodor.quant.stored import accelerate
 from heliodor.see.inputs import check_device, check_list, check_texts
 from heliodor.see.labels import (
     TEMPLATE,
@@ -103,6 +104,7 @@ def load_siglip(
             is not on the hub.
     """
     check_device(device)
+    accelerate()
     checkpoint = _open(source, revision)
     if tokenizer is None:
         words = checkpoint.tokenizer(cleaning)

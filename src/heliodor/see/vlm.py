@@ -37,6 +37,7 @@ from heliodor.models.maskcodec import MaskCodec
 from heliodor.models.paligemma import PaliGemma
 from heliodor.quant.apply import recipe_of
 from heliodor.quant.scheme import Recipe
+from heliodor.quant.stored import accelerate
 from heliodor.see import prompt as words
 from heliodor.see.answers import Answer, Detections, Segments
 from heliodor.see.boxes import (
@@ -104,6 +105,7 @@ def load(  # noqa: PLR0913 - each is one wish of the caller's
         InputError: a device that is not there, or a revision of what is not on the hub.
     """
     check_device(device)
+    accelerate()
     checkpoint: PaliGemmaCheckpoint
     if source == "tiny":
         if revision is not None:

@@ -36,15 +36,19 @@ def make_mask(kind: str) -> Tensor | None:
 def branch(monkeypatch: pytest.MonkeyPatch, *, fused: bool) -> None:
     """Choose the branch for a call that records gradients too."""
     monkeypatch.setattr(attention.torch, "is_grad_enabled", lambda: not fused)
+    monkeypatch.setattr(attention, "_FEW", 0)
 
 
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize(("heads", "groups"), HEADS)
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "products"])
-def test_it_equals_the_formula(heads: int, groups: int, kind: str, *, fused: bool) -> None:
+def test_it_equals_the_formula(
+    monkeypatch: pytest.MonkeyPatch, heads: int, groups: int, kind: str, *, fused: bool
+) -> None:
     q, k, v = tensors(heads, groups)
     mask = make_mask(kind)
-    with torch.set_grad_enabled(not fused):
+    branch(monkeypatch, fused=fused)
+    with torch.no_grad():
         found = attend(q, k, v, mask)
     expected = reference(q.numpy(), k.numpy(), v.numpy(), None if mask is None else mask.numpy())
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
@@ -167,7 +171,10 @@ def test_a_hidden_key_has_no_influence() -> None:
         torch.testing.assert_close(attend(q, k, v, mask), before, rtol=0, atol=0)
 
 
-def test_only_training_on_a_cpu_leaves_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("queries", "grad", "times"), [(5, True, 0), (8, False, 0), (9, False, 1)])
+def test_training_and_few_queries_leave_the_fused_kernel(
+    monkeypatch: pytest.MonkeyPatch, queries: int, times: int, *, grad: bool
+) -> None:
     calls: list[int] = []
     fused = F.scaled_dot_product_attention
 
@@ -176,12 +183,13 @@ def test_only_training_on_a_cpu_leaves_the_fused_kernel(monkeypatch: pytest.Monk
         return fused(*args, **options)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
-    q, k, v = tensors(4, 2)
-    attend(q, k, v, None)
-    assert calls == []
-    with torch.no_grad():
-        attend(q, k, v, None)
-    assert calls == [1]
+    _, k, v = tensors(4, 2)
+    q = torch.randn(2, 4, queries, 6, generator=torch.manual_seed(8), dtype=k.dtype)
+    with torch.set_grad_enabled(grad):
+        found = attend(q, k, v, None)
+    assert len(calls) == times
+    expected = reference(q.numpy(), k.numpy(), v.numpy(), None)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("grad", [True, False])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heliodor.errors import InputError
 from heliodor.nn import linear
-from heliodor.nn.linear import Linear, gated, pick, product, project, scores
+from heliodor.nn.linear import Linear, gated, offer, pick, product, project, scores
 
 NARROW = [torch.bfloat16, torch.float16]
 
@@ -221,3 +222,79 @@ def test_no_whole_copy_of_a_narrow_weight_is_made(dtype: torch.dtype) -> None:
     with Watch():
         product(noise(2, 1024), weight)
     assert max(made) == 2 * weight.nbytes  # where gradients may be asked for
+
+
+# ---------------------------------------------------------------------------- kernels and oneDNN
+
+
+@pytest.fixture
+def offered() -> Iterator[list[tuple[int, ...]]]:
+    """A kernel for bfloat16 that notes the shapes of its inputs and adds one to every result."""
+    seen: list[tuple[int, ...]] = []
+
+    def kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        assert x.is_contiguous()
+        assert x.dtype == torch.float32
+        seen.append((*x.shape, 0 if bias is None else bias.numel()))
+        found = x @ weight.float().T + 1
+        return found if bias is None else found + bias
+
+    kept = dict(linear._kernels)
+    offer(torch.bfloat16, kernel)
+    yield seen
+    linear._kernels.clear()
+    linear._kernels.update(kept)
+
+
+def test_an_offered_kernel_multiplies_its_type_where_no_gradient_is_wanted(
+    offered: list[tuple[int, ...]],
+) -> None:
+    x, weight, bias = noise(2, 3, 4, 5).transpose(0, 1), noise(7, 5, seed=1), noise(7, seed=2)
+    expected = x @ weight.bfloat16().float().T + bias
+    with torch.no_grad():
+        found = product(x, weight.bfloat16(), bias)
+        torch.testing.assert_close(found, expected + 1, rtol=0, atol=1e-5)
+        assert offered == [(24, 5, 7)]
+        torch.testing.assert_close(product(x, weight.half()), x @ weight.half().float().T)
+        product(x, weight.bfloat16().T.contiguous().T)  # lies otherwise than the kernel reads
+    product(x, weight.bfloat16())
+    assert len(offered) == 1
+    offer(torch.bfloat16, None)
+    with torch.no_grad():
+        found = product(x, weight.bfloat16(), bias)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_kernel_for_what_needs_none_is_refused() -> None:
+    with pytest.raises(InputError, match="float32 was offered"):
+        offer(torch.float32, None)
+
+
+@pytest.mark.skipif(not linear._ONEDNN, reason="torch has no oneDNN for this processor")
+@pytest.mark.parametrize("dtype", [torch.float32, *NARROW])
+@pytest.mark.parametrize("bias", [True, False])
+def test_large_weights_go_through_onednn_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, *, bias: bool
+) -> None:
+    monkeypatch.setattr(linear, "_LARGE", 1)
+    monkeypatch.setattr(linear, "_kernels", {})
+    monkeypatch.setattr(linear, "_BLOCK", 16 * 33)
+    weight, add = noise(50, 33).to(dtype), noise(50, seed=1) if bias else None
+    calls: list[int] = []
+    multiplied = linear._multiplied
+
+    def counted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        calls.append(len(weight))
+        return multiplied(x, weight, bias)
+
+    monkeypatch.setattr(linear, "_multiplied", counted)
+    odd = torch.empty(7 * 33 + 1)[1:].view(7, 33).copy_(noise(7, 33, seed=2))  # not aligned
+    for x, blocks in ((odd, 1), (odd[:1], 0), (noise(2, 3, 33), 1), (noise(33, 7).T, 1)):
+        calls.clear()
+        with torch.no_grad():
+            found = product(x, weight, add)
+        expected = x.double() @ weight.double().T
+        expected = expected if add is None else expected + add
+        assert float((found - expected).abs().max()) < 2e-5
+        assert calls == ([50] if dtype == torch.float32 else [16, 16, 16, 2]) * blocks
+    assert torch.equal(product(odd, weight.float(), add), F.linear(odd, weight.float(), add))
