@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from heliodor.models.gemma import Gemma
-from heliodor.nn.cache import KVCache
+from heliodor.nn.cache import Kept, KVCache
 from heliodor.nn.linear import Rows
 
 
@@ -47,28 +47,40 @@ class CausalGemma:
             mask = mask | _itself(valid)  # the text may lie outside of padding's window
         return self.gemma(self.gemma.embed(tokens), positions, mask, depth=depth, keep=keep)
 
-    def prefill(self, tokens: Tensor, valid: Tensor, rows: Rows = None) -> tuple[Tensor, KVCache]:
+    def prefill(
+        self,
+        tokens: Tensor,
+        valid: Tensor,
+        rows: Rows = None,
+        *,
+        room: int = 0,
+        kv: Kept = "float",
+    ) -> tuple[Tensor, KVCache]:
         """Logits of the first token to generate, float32 [B V], and the cache for :meth:`step`.
 
         Arguments are those of :meth:`read_prompt`, and ``rows``: the ids whose logits are wanted,
         as in :meth:`Gemma.logits`.
         """
-        hidden, cache = self.read_prompt(tokens, valid)
+        hidden, cache = self.read_prompt(tokens, valid, room=room, kv=kv)
         return self.gemma.logits(hidden, rows), cache
 
-    def read_prompt(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, KVCache]:
+    def read_prompt(
+        self, tokens: Tensor, valid: Tensor, *, room: int = 0, kv: Kept = "float"
+    ) -> tuple[Tensor, KVCache]:
         """Read the prompts.
 
         Args:
             tokens: int64 [B T], padded in front.
             valid: bool [B T], False on padding.
+            room: tokens that will follow, for which the cache makes slots at once.
+            kv: how it keeps keys and values, "float" or "int8".
 
         Returns:
             Final hidden states of the last position, float32 [B W], and the cache for :meth:`step`.
         """
         positions = (valid.cumsum(-1) - 1).clamp_min(0)
         mask = _causal(tokens.shape[1], tokens.device) & valid[:, None, None, :]
-        cache = KVCache(valid)
+        cache = KVCache(valid, room=room, kv=kv)
         x = self.gemma.embed(tokens)
         hidden = self.gemma(x, positions, mask | _itself(valid), cache, keep=1)
         return hidden[:, 0], cache

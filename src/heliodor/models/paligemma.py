@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from heliodor.models.gemma import Gemma, GemmaConfig
 from heliodor.models.siglip import SiglipVision, SiglipVisionConfig
-from heliodor.nn.cache import KVCache
+from heliodor.nn.cache import Kept, KVCache
 from heliodor.nn.linear import Linear, Rows
 from heliodor.nn.mask import Masks, padding, prefix_lm
 
@@ -102,13 +102,16 @@ class PaliGemma(nn.Module):
         valid: Tensor,
         feature_valid: Tensor | None = None,
         rows: Rows = None,
+        *,
+        room: int = 0,
+        kv: Kept = "float",
     ) -> tuple[Tensor, KVCache]:
         """Logits of the first token to generate, float32 [B V], and the cache for :meth:`step`.
 
         Arguments are those of :meth:`read_prompt`, and ``rows``: the ids whose logits are wanted,
         as in :meth:`Gemma.logits`.
         """
-        hidden, cache = self.read_prompt(tokens, features, valid, feature_valid)
+        hidden, cache = self.read_prompt(tokens, features, valid, feature_valid, room=room, kv=kv)
         return self.language.logits(hidden, rows), cache
 
     def read_prompt(
@@ -117,6 +120,9 @@ class PaliGemma(nn.Module):
         features: Tensor | None,
         valid: Tensor,
         feature_valid: Tensor | None = None,
+        *,
+        room: int = 0,
+        kv: Kept = "float",
     ) -> tuple[Tensor, KVCache]:
         r"""Read images and prompt in one pass: all of it sees all of it.
 
@@ -126,6 +132,8 @@ class PaliGemma(nn.Module):
             valid: bool [B T], False on padding.
             feature_valid: bool [B M], False where a row has fewer images than others; None if all
                 are real.
+            room: tokens that will follow, for which the cache makes slots at once.
+            kv: how it keeps keys and values, "float" or "int8".
 
         Returns:
             Final hidden states of the last position, float32 [B W], and the cache for :meth:`step`.
@@ -136,7 +144,7 @@ class PaliGemma(nn.Module):
                 feature_valid = valid.new_ones(features.shape[:2])
             valid = torch.cat((feature_valid, valid), dim=1)
         positions = (valid.cumsum(-1) - 1).clamp_min(0)
-        cache = KVCache(valid)
+        cache = KVCache(valid, room=room, kv=kv)
         mask = padding(valid)
         hidden = self.language(x, positions, Masks(full=mask, local=mask), cache, keep=1)
         return hidden[:, 0], cache

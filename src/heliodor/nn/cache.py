@@ -6,31 +6,68 @@ B rows, L layers, K key-value heads, S slots, H head_dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from heliodor.errors import InputError
+from heliodor.nn.slots import FloatSlots, Int8Slots, Slots, grown
+
+Kept = Literal["float", "int8"]
+"""How keys and values rest: as they came, or in 8 bits with a scale for each head and slot."""
+
+_BLOCK = 64  # slots by which the mask grows where no room was made
 
 
 class KVCache:
     """Keys (already rotated) and values of every layer, slot by slot.
 
-    Slots are allocated in blocks and filled in step; a row that is shorter than its neighbours has
-    invalid slots in front of its text, so that one index writes all rows.
+    Slots are allocated once, as many as there is ``room`` for, or else in blocks, and filled in
+    step; a row that is shorter than its neighbours has invalid slots in front of its text, so that
+    one index writes all rows.
+
+    In 8 bits a long prefix takes a quarter of float32's memory. Prefill itself sees its keys and
+    values as they are, later steps see them rounded.
 
     Attributes:
-        valid: bool [B S], slots that may be looked at.
         positions: int64 [B], the position of the next token of each row.
         length: slots filled so far.
+        kv: how keys and values rest.
     """
 
-    def __init__(self, valid: Tensor) -> None:
-        """Start empty: ``valid`` bool [B T] describes the prompt that prefill will append."""
-        self.valid = valid
+    def __init__(self, valid: Tensor, *, room: int = 0, kv: Kept = "float") -> None:
+        """Start empty.
+
+        Args:
+            valid: bool [B T], describes the prompt that prefill will append.
+            room: slots to make behind the prompt's, so that no step has to allocate any.
+            kv: "float" or "int8".
+
+        Raises:
+            InputError: another way to keep them.
+        """
+        if kv not in ("float", "int8"):
+            raise InputError(f"keys and values cannot be kept as {kv!r}; say 'float' or 'int8'")
         self.positions = valid.sum(-1)
         self.length = 0
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
+        self.kv: Kept = kv
+        self._room = room
+        self._open = valid.shape[1]
+        self._valid = grown(valid, self._open, self._open + room, 1)
+        self._keys: list[Slots] = []
+        self._values: list[Slots] = []
         self._padded = not bool(valid.all())
+
+    @property
+    def valid(self) -> Tensor:
+        """Slots that may be looked at, open ones that are yet to be filled too: bool [B S]."""
+        return self._valid[:, : self._open]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that keys and values take, room included."""
+        return sum(part.nbytes for slots in (*self._keys, *self._values) for part in slots.parts)
 
     @property
     def mask(self) -> Tensor | None:
@@ -44,10 +81,11 @@ class KVCache:
 
     def reserve(self, extra: int) -> None:
         """Make room for ``extra`` more slots now, rather than block by block."""
-        for store in (self._keys, self._values):
-            for layer, old in enumerate(store):
-                if old.shape[2] < self.length + extra:
-                    store[layer] = _grown(old, self.length, self.length + extra)
+        self._room = max(self._room, extra)
+        if self._open + extra > self._valid.shape[1]:
+            self._valid = grown(self._valid, self._open, self._open + extra, 1)
+        for slots in (*self._keys, *self._values):
+            slots.reserve(self.length, self.length + extra)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k, v [B K T H] behind what ``layer`` holds -> all of its k, v [B K S H].
@@ -55,23 +93,34 @@ class KVCache:
         Layers write in order; :meth:`advance` moves on once all of them have.
         """
         if layer == len(self._keys):
-            self._keys.append(k.contiguous())
-            self._values.append(v.contiguous())
+            self._keys.append(self._slots(k))
+            self._values.append(self._slots(v))
             return k, v
-        end = self.length + k.shape[2]
-        if end > self._keys[layer].shape[2]:
-            self._keys[layer] = _grown(self._keys[layer], self.length, end + 64)
-            self._values[layer] = _grown(self._values[layer], self.length, end + 64)
-        self._keys[layer][:, :, self.length : end] = k
-        self._values[layer][:, :, self.length : end] = v
-        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+        filled = self.length
+        return self._keys[layer].write(filled, k), self._values[layer].write(filled, v)
+
+    def _slots(self, first: Tensor) -> Slots:
+        """A layer's slots, prefill's in front."""
+        slots: Slots
+        if self.kv == "int8":
+            slots = Int8Slots.of(first)
+        elif self._room:
+            return FloatSlots(grown(first, first.shape[2], first.shape[2] + self._room, 2))
+        else:
+            slots = FloatSlots(first.contiguous())
+        slots.reserve(first.shape[2], first.shape[2] + self._room)
+        return slots
 
     def begin_step(self, count: int = 1) -> Tensor:
         """Open ``count`` slots in every row -> positions int64 [B count] of what will fill them."""
-        fresh = torch.ones_like(self.valid[:, :1]).expand(-1, count)
-        self.valid = torch.cat((self.valid, fresh), dim=1)
-        ahead = torch.arange(count, device=self.positions.device)
-        positions = self.positions[:, None] + ahead
+        end = self._open + count
+        if end > self._valid.shape[1]:
+            self._valid = grown(self._valid, self._open, end + _BLOCK, 1)
+        self._valid[:, self._open : end] = True
+        self._open = end
+        positions = self.positions[:, None]
+        if count > 1:
+            positions = positions + torch.arange(count, device=self.positions.device)
         self.positions = self.positions + count
         return positions
 
@@ -99,8 +148,7 @@ class KVCache:
         """
         forgotten = self.valid[:, length:].sum(-1)
         self.positions = self.positions - forgotten
-        self.valid = self.valid[:, :length]
-        self.length = length
+        self._open = self.length = length
 
     def retain(self, counts: Sequence[int], fresh: int) -> None:
         """Of each row's ``fresh`` newest slots keep the first ``counts[row]``: a rollback.
@@ -118,8 +166,7 @@ class KVCache:
             return
         kept = torch.tensor(counts, device=self.valid.device)
         places = torch.arange(most, device=self.valid.device)
-        self.valid = self.valid.clone()
-        self.valid[:, self.length - most :] = places < kept[:, None]
+        self._valid[:, self.length - most : self.length] = places < kept[:, None]
         self.positions = self.positions - (most - kept)
         self._padded = True
 
@@ -130,17 +177,11 @@ class KVCache:
             rows: int64 [B'].
         """
         chosen = KVCache.__new__(KVCache)
-        chosen.valid = self.valid[rows]
         chosen.positions = self.positions[rows]
-        chosen.length = self.length
-        chosen._keys = [k[rows] for k in self._keys]
-        chosen._values = [v[rows] for v in self._values]
+        chosen.length, chosen.kv = self.length, self.kv
+        chosen._room, chosen._open = self._room, self._open
+        chosen._valid = self._valid[rows]
+        chosen._keys = [slots.select(rows) for slots in self._keys]
+        chosen._values = [slots.select(rows) for slots in self._values]
         chosen._padded = self._padded
         return chosen
-
-
-def _grown(old: Tensor, filled: int, slots: int) -> Tensor:
-    """Copy the first ``filled`` slots of old [B K S H] into a tensor of ``slots`` slots."""
-    new = old.new_zeros(old.shape[0], old.shape[1], slots, old.shape[3])
-    new[:, :, :filled] = old[:, :, :filled]
-    return new

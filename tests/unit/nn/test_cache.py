@@ -23,6 +23,12 @@ def prefilled(valid: list[list[bool]]) -> KVCache:
     return cache
 
 
+def addresses(cache: KVCache) -> list[int]:
+    """Where everything lies that a step writes to."""
+    stores = (*cache._keys, *cache._values)
+    return [cache._valid.data_ptr()] + [p.data_ptr() for store in stores for p in store.parts]
+
+
 def step(cache: KVCache) -> tuple[torch.Tensor, torch.Tensor]:
     """One more slot in both layers -> keys and values of the second."""
     rows = cache.valid.shape[0]
@@ -81,11 +87,11 @@ def test_nothing_is_masked_where_all_slots_are_valid() -> None:
 def test_reserved_slots_are_written_without_growing() -> None:
     cache = prefilled(FULL)
     cache.reserve(5)
-    places = [store.data_ptr() for store in (*cache._keys, *cache._values)]
+    places = addresses(cache)
     for count in range(4, 9):
         k, _ = step(cache)
         assert torch.equal(k, slots(0, count) + 1000)
-    assert [store.data_ptr() for store in (*cache._keys, *cache._values)] == places
+    assert addresses(cache) == places
     k, _ = step(cache)
     assert torch.equal(k, slots(0, 9) + 1000)
 
@@ -93,9 +99,9 @@ def test_reserved_slots_are_written_without_growing() -> None:
 def test_reserving_less_than_there_is_changes_nothing() -> None:
     cache = prefilled(FULL)
     step(cache)
-    before = cache._keys[0].shape[2]
+    before = cache._keys[0].room
     cache.reserve(1)
-    assert cache._keys[0].shape[2] == before
+    assert cache._keys[0].room == before
 
 
 def test_selected_rows_are_copies_that_go_their_own_way() -> None:
@@ -123,6 +129,7 @@ def fill(cache: KVCache, count: int) -> torch.Tensor:
     """``count`` slots in one pass -> keys of the second layer, a number telling each one's slot."""
     rows = cache.valid.shape[0]
     cache.begin_step(count)
+    k = torch.empty(0)
     for layer in range(2):
         new = slots(cache.length, count, rows) + 1000 * layer
         k, _ = cache.append(layer, new, -new)
