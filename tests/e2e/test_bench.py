@@ -111,6 +111,28 @@ def test_llama_bench_takes_part_through_its_peer(quick, tmp_path):
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
+def test_quantised_networks_are_kept_and_used_again(quick, tmp_path, capsys):
+    words = ["--quantize", "int8", "--json", "--keep", str(tmp_path / "kept")]
+    assert main([*quick, *words, "--parts", "prepare"]) == 0
+    (file,) = (tmp_path / "kept").iterdir()
+    written = file.stat()
+    capsys.readouterr()
+    assert main([*quick, *words, "--parts", "batch,files"]) == 0
+    out, err = capsys.readouterr()
+    assert "making the float32 network" not in err
+    parts = json.loads(out)["parts"]
+    assert parts["batch"]["samples"]["int8"]["1"][0] > 0
+    assert parts["files"]["samples"]["int8"]["file_bytes"] == [written.st_size]
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == (written.st_mtime_ns, written.st_ino)
+
+
+def test_nothing_can_be_prepared_without_a_place(quick, capsys):
+    assert main([*quick, "--parts", "prepare", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert "--keep FOLDER" in record["parts"]["prepare"]["absent"]
+
+
 def test_peers_that_are_missing_explain_themselves(quick, tmp_path, capsys):
     words = ["--parts", "llama", "--json", "--quantize", "none", "--peers", str(tmp_path)]
     assert main([*quick, *words]) == 0
@@ -131,7 +153,7 @@ def test_without_peers_ours_is_measured_alone(quick, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--parts", "first,speed"], "--parts speed: there are ceilings, first"),
+        (["--parts", "first,speed"], "--parts speed: there are prepare, ceilings"),
         (["--llama-bench", "nowhere/llama-bench"], "there is no such program"),
     ],
 )

@@ -20,19 +20,14 @@ from typing import Any
 import torch
 
 from heliodor.bench.engines import Inputs, Ours, reason
+from heliodor.bench.kept import write_file
 from heliodor.bench.machine import peak_memory
 from heliodor.bench.networks import Bench
 from heliodor.bench.passes import run_pass
 from heliodor.bench.sizes import Size
 from heliodor.checkpoints import open_paligemma
-from heliodor.checkpoints.contents import Contents
-from heliodor.checkpoints.native import save
-from heliodor.checkpoints.recognise import Kind
-from heliodor.checkpoints.weights import Weight
-from heliodor.models.paligemma import PaliGemma
-from heliodor.quant.apply import recipe_of
 
-__all__ = ["measure_files", "write_file"]
+__all__ = ["measure_files"]
 
 
 def measure_files(bench: Bench) -> dict[str, Any]:
@@ -45,9 +40,11 @@ def measure_files(bench: Bench) -> dict[str, Any]:
     samples: dict[str, dict[str, list[float]]] = {}
     skipped: dict[str, str] = {}
     for scheme in schemes:
-        path = bench.settings.scratch / f"{scheme}.heliodor.safetensors"
-        bench.say(f"writing the {scheme} file")
-        write_file(bench.ours(scheme).model, path)
+        kept = bench.kept(scheme)
+        path = kept or bench.settings.scratch / f"{scheme}.heliodor.safetensors"
+        if kept is None or not kept.is_file():
+            bench.say(f"writing the {scheme} file")
+            write_file(bench.ours(scheme).model, path)
         try:
             samples[scheme] = _children(bench, path)
             samples[scheme]["file_bytes"] = [float(path.stat().st_size)]
@@ -56,24 +53,9 @@ def measure_files(bench: Bench) -> dict[str, Any]:
             ended = f"its process ended with {error.returncode}"
             skipped[scheme] = reason(said[-1]) if said else ended
         finally:
-            path.unlink(missing_ok=True)
+            if kept is None:
+                path.unlink(missing_ok=True)
     return {"samples": samples, "skipped": skipped}
-
-
-def write_file(model: PaliGemma, path: Path) -> None:
-    """The network as a native file, without words: the benchmark's prompt is made of ids."""
-    state = model.state_dict()
-    contents = Contents(
-        kind=Kind.NATIVE,
-        family="paligemma",
-        config=model.config,
-        weights={name: Weight.of(name, tensor) for name, tensor in state.items()},
-        tokenizer=None,
-        processor=None,
-        codec=None,
-        recipe=recipe_of(model),
-    )
-    save(contents, path)
 
 
 def _children(bench: Bench, path: Path) -> dict[str, list[float]]:

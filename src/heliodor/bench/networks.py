@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from heliodor.bench.ceilings import Ceilings, Limits, open_ceilings
-from heliodor.bench.engines import Inputs, Ours, quantised
+from heliodor.bench.engines import Inputs, MissingEngineError, Ours, quantised
+from heliodor.bench.kept import kept_path, read_file, write_file
 from heliodor.bench.sizes import Size
 from heliodor.bench.timing import timed
 from heliodor.models.paligemma import PaliGemma
 
-__all__ = ["FLOATS", "Bench", "Settings"]
+__all__ = ["FLOATS", "Bench", "Settings", "prepare"]
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MEMORY = 2**30  # bytes to read from where no weight is large enough
@@ -34,6 +36,7 @@ class Settings:
         seed: of weights, picture and prompt.
         peers: where the peers' files lie; None where there are none.
         llama_bench: the program of that name; None where there is none.
+        keep: a folder for quantised networks that later runs use again; None to keep none.
         scratch: a folder for files of several gigabytes, removed afterwards.
     """
 
@@ -46,6 +49,7 @@ class Settings:
     peers: Path | None
     llama_bench: Path | None
     scratch: Path
+    keep: Path | None = None
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -79,10 +83,23 @@ class Bench:
             self.say(f"made the {scheme} network in {span:.1f} s")
         return self._held[scheme]
 
+    def kept(self, scheme: str) -> Path | None:
+        """Where a quantised network is kept between runs; None where none is."""
+        settings = self.settings
+        if settings.keep is None:
+            return None
+        return kept_path(settings.keep, settings.size.name, settings.seed, scheme)
+
     def _made(self, scheme: str) -> PaliGemma:
         if scheme in FLOATS:
             return self.make(FLOATS[scheme])
-        return quantised(self.ours("float32").model, scheme)
+        path = self.kept(scheme)
+        if path is not None and path.is_file():
+            return read_file(path)
+        model = quantised(self.ours("float32").model, scheme)
+        if path is not None:
+            write_file(model, path)
+        return model
 
     def keep_only(self, *schemes: str) -> None:
         """Let the other networks go, and their memory."""
@@ -104,3 +121,15 @@ class Bench:
     def limits(self) -> Limits:
         """The machine's limits in this moment."""
         return self.ceilings.measure()
+
+
+def prepare(bench: Bench) -> dict[str, Any]:
+    """Make the quantised networks and keep their files, so that a run need not wait for them.
+
+    Raises:
+        MissingEngineError: there is nowhere to keep them.
+    """
+    if bench.settings.keep is None:
+        raise MissingEngineError("nothing is kept between runs: give --keep FOLDER")
+    schemes = [scheme for scheme in bench.settings.schemes if scheme not in FLOATS]
+    return {"made": {s: timed(lambda s=s: bench.ours(s))[0] for s in schemes}, "skipped": {}}

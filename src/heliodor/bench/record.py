@@ -137,6 +137,9 @@ def _engines(parts: Mapping[str, Any]) -> list[str]:
     for engine, sample in llama.items():
         prefill, step = median(sample["prefill"]), median(sample["step"])
         lines.append(f"| {engine} (decoder) | {prefill:.3f} | | {1 / step:.2f} | | | |")
+    for name, heads in (("head", ("free", "detect")), ("batch", ("1", "8"))):
+        for engine, sample in parts.get(name, {}).get("samples", {}).items():
+            lines += [_writing(engine, name, head, sample) for head in heads if head in sample]
     for scheme, sample in parts.get("files", {}).get("samples", {}).items():
         load, first, peak = (median(sample[key]) for key in ("load_s", "first_s", "peak_bytes"))
         lines.append(
@@ -144,6 +147,13 @@ def _engines(parts: Mapping[str, Any]) -> list[str]:
             f"{peak / 2**30:.2f} at the peak |"
         )
     return [_HEAD, "|---|---|---|---|---|---|---|", *lines] if lines else []
+
+
+def _writing(engine: str, part: str, how: str, sample: Mapping[str, Any]) -> str:
+    """Tokens a second of the decode loop, or of a batch of so many rows."""
+    rows = int(how) if part == "batch" else 1
+    label = f"{rows} rows" if part == "batch" else f"decode loop, {how}"
+    return f"| {engine} ({label}) | | | {rows / median(sample[how]):.2f} | | | |"
 
 
 def _engine(label: str, engine: str, sample: Mapping[str, Any], part: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from heliodor.bench.blocks import measure_nextdit
 from heliodor.bench.decoding import measure_batch, measure_head
 from heliodor.bench.engines import MissingEngineError, reason
 from heliodor.bench.files import measure_files
-from heliodor.bench.networks import Bench, Settings
+from heliodor.bench.networks import Bench, Settings, prepare
 from heliodor.bench.passes import measure_bfloat16, measure_ceilings, measure_first
 from heliodor.bench.record import FORMAT
 from heliodor.bench.weights import random_model
@@ -27,6 +27,7 @@ from heliodor.models.paligemma import PaliGemma
 __all__ = ["PARTS", "run", "start"]
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "prepare": prepare,
     "ceilings": measure_ceilings,
     "first": measure_first,
     "head": measure_head,
@@ -36,7 +37,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "bfloat16": measure_bfloat16,
     "nextdit": measure_nextdit,
 }
-_NEEDS_FLOAT = ("first",)
+_NEEDS_FLOAT = ("prepare", "first")
 
 
 def start(settings: Settings, weights: str) -> dict[str, Any]:

@@ -11,8 +11,11 @@ turns in one run; shown are medians of ratios, the lowest and the highest beside
 floor and the aim of each and whether it is reached. Peers take part where they are: transformers
 (in the repository's development environment) and llama.cpp (--llama-bench and the package gguf).
 Parts: ceilings, first (first token and decoding), head, batch, llama, files (memory and loading),
-bfloat16, nextdit. With --json FILE what was measured is added to what is there, part by part. The
-size 3b-224 needs 17 GiB of memory and, for "files" and "llama", 5 GB of disk.
+bfloat16, nextdit. With --json FILE what was measured is added to what is there, part by part.
+
+Quantising takes minutes: "--parts prepare --keep FOLDER" does it before, and later runs with the
+same --keep find the files. The size 3b-224 needs 17 GiB of memory, and for "files" and "llama" 5 GB
+of disk.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTS", "add_arguments", "run"]
 
-PARTS = ("ceilings", "first", "head", "batch", "llama", "files", "bfloat16", "nextdit")
+PARTS = ("prepare", "ceilings", "first", "head", "batch", "llama", "files", "bfloat16", "nextdit")
 _OTHER_NAMES = {"decode": "first", "accuracy": "first", "memory": "files", "load": "files"}
 _SIZES = ("tiny", "3b-224", "3b-448", "paligemma2-3b-224")
 _STDOUT = "-"
@@ -47,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--size", choices=_SIZES, default="3b-224", help="shapes of random weights (3b-224)"
     )
-    what.add_argument("--parts", default=",".join(PARTS), help="some of them, by comma")
+    what.add_argument("--parts", default=",".join(PARTS[1:]), help="some of them, by comma")
     what.add_argument(
         "--dtype",
         choices=["float32", "none"],
@@ -64,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, default=0, help="of weights and prompt")
     how.add_argument("--peers", metavar="FOLDER", help="benchmarks/peers of the repository")
     how.add_argument("--llama-bench", metavar="PROGRAM", help="of llama.cpp")
+    how.add_argument("--keep", metavar="FOLDER", help="for quantised networks of later runs, 5 GB")
     how.add_argument("--scratch", metavar="FOLDER", help="for large files, removed afterwards")
     parser.add_argument(
         "--json",
@@ -130,6 +134,7 @@ def _settings(
         seed=args.seed,
         peers=find_peers(args.peers),
         llama_bench=_program(args.llama_bench),
+        keep=_kept(args),
         scratch=Path(args.scratch or tempfile.gettempdir()),
     )
     return settings, None if args.model is None else load
@@ -140,6 +145,16 @@ def _config(source: str) -> Any:
     import heliodor
 
     return heliodor.load(source).model.config
+
+
+def _kept(args: argparse.Namespace) -> Path | None:
+    if args.keep is None:
+        return None
+    if args.model is not None:
+        raise UsageError("--keep is for random weights; a model has its own file")
+    folder = Path(args.keep)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _program(text: str | None) -> Path | None:

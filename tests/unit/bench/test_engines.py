@@ -5,7 +5,16 @@ import torch
 
 from heliodor.bench.accuracy import compare
 from heliodor.bench.ceilings import TorchCeilings, open_ceilings
-from heliodor.bench.engines import Inputs, MissingEngineError, find_peers, load_peer, refused
+from heliodor.bench.engines import (
+    Inputs,
+    MissingEngineError,
+    Ours,
+    find_peers,
+    load_peer,
+    quantised,
+    refused,
+)
+from heliodor.bench.kept import kept_path, read_file, write_file
 from heliodor.bench.machine import Bystanders, describe, line
 from heliodor.bench.passes import run_pass
 from heliodor.bench.sizes import SIZES, size_of
@@ -43,6 +52,21 @@ def test_a_shared_network_lies_in_the_same_memory():
     ):
         assert name == other
         assert mine.data_ptr() == yours.data_ptr()
+
+
+def test_a_kept_network_is_the_same_and_has_memory_of_its_own(tmp_path):
+    path = kept_path(tmp_path, "tiny", 0, "int4")
+    assert path != kept_path(tmp_path, "tiny", 0, "int8")
+    assert path.name.startswith("tiny-0-int4-")
+    made = quantised(random_model(TINY.config), "int4")
+    write_file(made, path)
+    kept = read_file(path)
+    path.write_bytes(b"")  # were it mapped, reading it now would end the process
+    inputs = Inputs.draw(TINY, steps=3)
+    one = run_pass(Ours("one", made), inputs)[2]
+    two = run_pass(Ours("two", kept), inputs)[2]
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert len(one) == 4
 
 
 def test_the_prompt_is_made_of_words_between_bos_and_newline():
