@@ -6,7 +6,7 @@ matrix product does the work. It wants the weights in an order of its own, so a 
 is made when a layer first runs, and held as long as the layer's own. On other processors, and on
 devices other than the CPU, codes are multiplied in float32.
 
-int4 weights are turned into float32 block by block: this path saves memory, not time.
+int4 weights become int8 codes, and each group of 64 a product of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from heliodor.quant import kernels
 from heliodor.quant.pack import values4
-from heliodor.quant.scheme import COLUMNS
+from heliodor.quant.scheme import COLUMNS, GROUP
 
 __all__ = [
     "geglu_quantise",
@@ -38,6 +38,7 @@ __all__ = [
 
 _NOTHING = 1.5e-36  # rows of smaller numbers count as zeros
 _WIDENED = 2**20  # codes turned into float32 at a time
+_UNPACKED = 2**18  # codes unpacked at a time
 
 _Product = Callable[[Tensor], Tensor]
 """Codes int8 [M S] -> their sums with each channel's codes times its scale, float32 [M N]."""
@@ -81,7 +82,7 @@ def product8(
     del sums
     q = q[:, : packed.shape[1]]
     if rows is None:
-        out = _product(packed, scale)(q)
+        out = _product(packed, scale, _prepared8)(q)
     else:
         codes, scale, bias = _chosen(packed, scale, bias, rows)
         out = _product_once(codes, scale)(q)
@@ -114,11 +115,11 @@ def product4(
     if rows is not None:
         ids = torch.arange(*rows, device=q.device) if isinstance(rows, tuple) else rows
         blocks, place = _blocks_of(ids)
-        out = _product4(q, packed[blocks], group_scales[blocks])
+        out = _grouped(*_unpacked4(packed[blocks], group_scales[blocks]))(q)
         out = out[:, place * COLUMNS + ids % COLUMNS]
         bias = None if bias is None else bias[ids]
     else:
-        out = _product4(q, packed, group_scales)[:, :n]
+        out = _product(packed, group_scales, _prepared4)(q)[:, :n]
     out = out * scales[:, None]
     return out if bias is None else out + bias
 
@@ -134,21 +135,6 @@ def linear4(
 ) -> Tensor:
     """See :func:`heliodor.quant.kernels.linear4`."""
     return product4(*quantise_rows(x), packed, group_scales, bias, rows, channels=channels)
-
-
-def _product4(q: Tensor, packed: Tensor, group_scales: Tensor) -> Tensor:
-    """Codes times int4 weights of whole blocks, which are widened a few blocks at a time."""
-    depth = packed.shape[1] // 8
-    wide = F.pad(q, (0, max(0, depth - q.shape[1])))[:, :depth].float()
-    step = max(1, _WIDENED // max(1, COLUMNS * depth))
-    out = wide.new_empty(wide.shape[0], COLUMNS * packed.shape[0])
-    for start in range(0, packed.shape[0], step):
-        part, scale = packed[start : start + step], group_scales[start : start + step]
-        count = COLUMNS * part.shape[0]
-        codes = kernels.unpack4(part, count, depth)
-        weight = values4(codes, kernels.unpack4_scales(scale, count))
-        out[:, COLUMNS * start : COLUMNS * start + count] = F.linear(wide, weight)
-    return out
 
 
 def _chosen(
@@ -179,23 +165,90 @@ _PREPARED: Any = WeakIdKeyDictionary()
 """For each packed tensor that was multiplied: its version, and its product."""
 
 
-def _product(packed: Tensor, scale: Tensor) -> _Product:
+def _product(
+    packed: Tensor, scale: Tensor, prepare: Callable[[Tensor, Tensor], _Product]
+) -> _Product:
     """The product with all channels, prepared once a tensor and again if that was written to."""
     version = packed._version
     found = _PREPARED.get(packed)
     if found is None or found[0] != version or found[1] is not scale:
-        codes = kernels.unpack8(packed, scale.shape[0], packed.shape[1])
-        found = (version, scale, _prepared(codes, scale))
+        found = (version, scale, prepare(packed, scale))
         _PREPARED[packed] = found
     return found[2]
 
 
-def _prepared(codes: Tensor, scale: Tensor) -> _Product:
+def _prepared8(packed: Tensor, scale: Tensor) -> _Product:
+    codes = kernels.unpack8(packed, scale.shape[0], packed.shape[1])
     if codes.device.type != "cpu" or integer_path() != "onednn":
         return _product_once(codes, scale)
     weight = torch.ops.onednn.qlinear_prepack(codes, None)
     zeros = torch.zeros(codes.shape[0], dtype=torch.int32)
-    return lambda q: _onednn(q, weight, scale, zeros)
+    return lambda q: _onednn(_unsigned(q), weight, scale, zeros)
+
+
+def _prepared4(packed: Tensor, group_scales: Tensor) -> _Product:
+    """Group by group an integer product, with the scales of its group."""
+    codes, scales = _unpacked4(packed, group_scales)
+    if codes.device.type != "cpu" or integer_path() != "onednn":
+        return _grouped(codes, scales)
+    zeros = torch.zeros(codes.shape[0], dtype=torch.int32)
+    weights = [
+        torch.ops.onednn.qlinear_prepack(codes[:, start : start + GROUP].contiguous(), None)
+        for start in range(0, codes.shape[1], GROUP)
+    ]
+    by_group = scales.T.contiguous()
+
+    def product(q: Tensor) -> Tensor:
+        rows = _unsigned(_padded(q, len(weights) * GROUP))
+        groups = rows.view(-1, len(weights), GROUP).transpose(0, 1).contiguous()
+        out = torch.zeros(q.shape[0], zeros.shape[0])
+        for index, weight in enumerate(weights):
+            out += _onednn(groups[index], weight, by_group[index], zeros)
+        return out
+
+    return product
+
+
+def _unpacked4(packed: Tensor, group_scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes int8 [N K] and scales float32 [N G] of whole blocks, taken a few blocks at a time."""
+    count, depth = packed.shape[0], packed.shape[1] // 8
+    codes = packed.new_empty((COLUMNS * count, depth), dtype=torch.int8)
+    step = max(1, _UNPACKED // max(1, COLUMNS * depth))
+    for start in range(0, count, step):
+        part = packed[start : start + step]
+        rows = COLUMNS * part.shape[0]
+        codes[COLUMNS * start : COLUMNS * start + rows] = kernels.unpack4(part, rows, depth)
+    return codes, kernels.unpack4_scales(group_scales, COLUMNS * count)
+
+
+def _grouped(codes: Tensor, scales: Tensor) -> _Product:
+    """The product with int4 codes that are turned into float32, a few channels at a time.
+
+    Args:
+        codes: int8 [N K], K whole groups.
+        scales: float32 [N G].
+    """
+
+    def product(q: Tensor) -> Tensor:
+        wide = _padded(q, codes.shape[1]).float()
+        out = wide.new_empty(wide.shape[0], codes.shape[0])
+        step = max(COLUMNS, _WIDENED // max(1, codes.shape[1]))
+        for start in range(0, codes.shape[0], step):
+            part = slice(start, start + step)
+            out[:, part] = F.linear(wide, values4(codes[part], scales[part]))
+        return out
+
+    return product
+
+
+def _padded(q: Tensor, depth: int) -> Tensor:
+    """Codes with zeros behind them, [M depth]."""
+    return F.pad(q, (0, max(0, depth - q.shape[1])))[:, :depth]
+
+
+def _unsigned(q: Tensor) -> Tensor:
+    """Codes + 128 as uint8: oneDNN's fast form takes unsigned activations, 128 is their zero."""
+    return q.contiguous().view(torch.uint8).bitwise_xor(128)
 
 
 def _product_once(codes: Tensor, scale: Tensor) -> _Product:
@@ -205,9 +258,8 @@ def _product_once(codes: Tensor, scale: Tensor) -> _Product:
     return lambda q: _widened(q, codes) * scale
 
 
-def _onednn(q: Tensor, weight: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
-    """oneDNN's product. Its fast form takes unsigned activations: 128 is their zero."""
-    unsigned = q.contiguous().view(torch.uint8).bitwise_xor(128)
+def _onednn(unsigned: Tensor, weight: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
+    """oneDNN's product of codes from :func:`_unsigned` with prepacked weights."""
     return torch.ops.onednn.qlinear_pointwise(
         *(unsigned, 1.0, 128, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
     )
@@ -238,7 +290,9 @@ def integer_path() -> str | None:
     expected = q.double() @ codes.double().T
     ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.int32)
     tries: dict[str, Callable[[], Tensor]] = {
-        "onednn": lambda: _onednn(q, torch.ops.onednn.qlinear_prepack(codes, None), ones, zeros),
+        "onednn": lambda: _onednn(
+            _unsigned(q), torch.ops.onednn.qlinear_prepack(codes, None), ones, zeros
+        ),
         "int_mm": lambda: _INT_MM(q, codes.T),
     }
     for name, product in tries.items():
