@@ -25,7 +25,7 @@ __all__ = ["drawn", "random_model", "same_tensors", "shared"]
 Network = TypeVar("Network", bound=nn.Module)
 
 _BLOCK = 2**24 + 43
-_PIECE = 2**18
+_PIECE = 2**22
 _SMALL = 0.1  # of norms around their mean
 _LAST_NORM = 3.0  # Gemma's norms are stored with the one removed
 
@@ -70,7 +70,7 @@ def same_tensors(source: nn.Module, empty: Network) -> Network:
 
 
 def _fill(tensor: Tensor, noise: Tensor, start: int, mean: float, spread: float) -> None:
-    """Copy the block from ``start`` on, round and round; pieces small enough for a cache."""
+    """Copy the block from ``start`` on, round and round; a piece at a time."""
     flat = tensor.view(-1)
     place = 0
     while place < flat.numel():
