@@ -78,18 +78,14 @@ class GemmaSource:
         )
 
     def load(
-        self,
-        *,
-        dtype: str | torch.dtype | None = None,
-        device: str | torch.device = "cpu",
-        whole: bool = False,
+        self, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> Gemma:
-        """The network, without its last layer unless the ``whole`` is wanted.
+        """The network without its last layer.
 
         Raises:
             CheckpointError: as for any model that is loaded.
         """
-        config = self.config(whole=whole)
+        config = self.config(whole=False)
         model = unfilled(lambda: Gemma(config))
         name = Path(str(getattr(self.place, "folder", None) or getattr(self.place, "path", "")))
         return fill(model, self.weights(), lead=_EMBEDDING, place=name, dtype=dtype, device=device)

@@ -20,10 +20,10 @@ from torch import nn
 from heliodor import zoo
 from heliodor.checkpoints import hub_id
 from heliodor.checkpoints.blueprint import unfilled
-from heliodor.checkpoints.diffusers_transformer import STEM, DiffusersTransformer
-from heliodor.checkpoints.files import read_json
-from heliodor.checkpoints.language import LanguageCheckpoint
-from heliodor.checkpoints.lumina import AVERAGE, LAST, LuminaCheckpoint, find_consolidated
+from heliodor.checkpoints.diffusers_pipeline import INDEX, DiffusersPipeline, Scheduler
+from heliodor.checkpoints.diffusers_transformer import STEM, DiffusersTransformer, Merge
+from heliodor.checkpoints.lumina import AVERAGE, LAST, LuminaCheckpoint
+from heliodor.checkpoints.lumina_places import find_painter
 from heliodor.checkpoints.tensors import open_tensors
 from heliodor.checkpoints.weights import READABLE, parse_dtype
 from heliodor.errors import ConfigError, InputError
@@ -38,13 +38,10 @@ from heliodor.paint.vae import Autoencoder, decoding_work
 from heliodor.paint.vae_source import WEIGHTS, VaeSource, open_vae
 from heliodor.quant.apply import apply_empty, quantise
 from heliodor.quant.scheme import Recipe, recipe
-from heliodor.text.gemma import find_vocabulary
 
 __all__ = ["PartOptions", "open_painter", "vae_folder"]
 
-INDEX = "model_index.json"
-_PIPELINES = ("LuminaPipeline", "LuminaText2ImgPipeline")
-_PARTS = ("text_encoder", "tokenizer", "vae", "vae_dtype")
+_PARTS = ("text_encoder", "tokenizer", "vae", "vae_dtype", "merge")
 _PATTERNS = (
     INDEX,
     "scheduler/scheduler_config.json",
@@ -64,12 +61,13 @@ _VAE_PATTERNS = ("config.json", WEIGHTS, "vae/config.json", f"vae/{WEIGHTS}")
 
 
 class PartOptions(TypedDict, total=False):
-    """Parts that stand in for the source's own."""
+    """Parts that stand in for the source's own, and how they are read."""
 
     text_encoder: str | Path | None
     tokenizer: str | Path | None
     vae: str | Path | None
     vae_dtype: str | torch.dtype | None
+    merge: Merge | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,12 +130,13 @@ def open_painter(
         recipe=None if quantize is None else recipe(quantize),
         device=_device(device),
     )
-    place = _locate(source, revision)
+    found = find_painter(_locate(source, revision), str(source), merge=parts.get("merge"))
+    whole = found if isinstance(found, DiffusersPipeline) else None
     files = PainterFiles(
-        transformer=_open_transformer(place, str(source)),
-        gemma=_open_text(place, str(source), parts),
-        vae=_open_vae(place, parts),
-        shift=_shift(place),
+        transformer=found.transformer if isinstance(found, DiffusersPipeline) else found,
+        gemma=_open_text(whole, str(source), parts),
+        vae=_open_vae(whole, parts),
+        scheduler=Scheduler() if whole is None else whole.scheduler(),
     )
     vae_part = _vae_part(
         files.vae,
@@ -173,7 +172,7 @@ def _sources(
         vae_work=lambda latent: 0 if vae is None else decoding_work(vae.widths, latent),
         writer=lambda path, kind: save_painter(files, path, kind),
         lacks=NO_VAE.format(name) if vae is None else "",
-        shift=files.shift,
+        shift=files.scheduler.shift,
     )
 
 
@@ -204,33 +203,16 @@ def _shipped() -> Path:
 
 
 def _locate(source: str | Path, revision: str | None) -> Path:
-    """A folder of diffusers, or a file in the official layout."""
+    """A path on this machine, downloaded where a hub id is named."""
     if source == "tiny":
         if revision is not None:
             raise InputError(f"tiny ships in the package and has no revision {revision!r}")
         return _shipped()
-    place = Path(source).expanduser()
-    if not place.exists():
-        place = _download(source, revision)
-    elif revision is not None:
-        raise InputError(f"{source} is on disk and has no revision {revision!r}: leave it out")
-    if place.is_file() or (place / INDEX).is_file():
+    place, named = Path(source).expanduser(), hub_id(source)
+    if place.exists() or named is None:
+        if revision is not None:
+            raise InputError(f"{source} is on disk and has no revision {revision!r}: leave it out")
         return place
-    found = find_consolidated(place)
-    if found is None:
-        raise ConfigError(
-            f"{place} is no painter: expected {INDEX} of a diffusers folder, or {LAST}"
-        )
-    return found
-
-
-def _download(source: str | Path, revision: str | None) -> Path:
-    named = hub_id(source)
-    if named is None:
-        raise ConfigError(
-            f"{source} does not exist; expected a diffusers folder, a consolidated*.safetensors, "
-            "or a hub id such as Alpha-VLLM/Lumina-Next-SFT-diffusers"
-        )
     from heliodor.checkpoints import hub  # noqa: PLC0415 - a third of a second, for downloads alone
 
     folder = hub.resolve(named[0], revision=revision, patterns=(*_PATTERNS, AVERAGE))
@@ -239,31 +221,16 @@ def _download(source: str | Path, revision: str | None) -> Path:
     return folder
 
 
-def _open_transformer(place: Path, source: str) -> DiffusersTransformer | LuminaCheckpoint:
-    if place.is_file():
-        return LuminaCheckpoint(path=place, source=source)
-    kind = read_json(place / INDEX).get("_class_name")
-    if kind not in _PIPELINES:
-        raise ConfigError(
-            f"{place / INDEX} describes {kind!r}; expected {' or '.join(_PIPELINES)}, which is "
-            "Lumina-Next"
-        )
-    return DiffusersTransformer(folder=place / "transformer", source=source)
-
-
-def _open_text(place: Path, source: str, parts: PartOptions) -> GemmaSource:
+def _open_text(whole: DiffusersPipeline | None, source: str, parts: PartOptions) -> GemmaSource:
     given, words = parts.get("text_encoder"), parts.get("tokenizer")
     if given == "tiny":
         given = zoo.TINY
     if given is not None:
         return open_gemma(given, tokenizer=words)
-    folder = place / "text_encoder"
-    if folder.is_dir():
-        vocabulary = find_vocabulary(place / "tokenizer") if words is None else Path(words)
-        return GemmaSource(
-            place=LanguageCheckpoint(folder=folder, source=source), vocabulary=vocabulary
-        )
-    if place == TINY:
+    own = None if whole is None else whole.text_encoder
+    if whole is not None and own is not None:
+        return GemmaSource(place=own, vocabulary=whole.vocabulary if words is None else Path(words))
+    if whole is not None and whole.folder == TINY:
         return open_gemma(zoo.TINY, tokenizer=words)
     raise ConfigError(
         f"{source} has no text encoder: pass text_encoder=<a Gemma 2B in any form, such as "
@@ -271,11 +238,12 @@ def _open_text(place: Path, source: str, parts: PartOptions) -> GemmaSource:
     )
 
 
-def _open_vae(place: Path, parts: PartOptions) -> VaeSource | None:
+def _open_vae(whole: DiffusersPipeline | None, parts: PartOptions) -> VaeSource | None:
     given = parts.get("vae")
     if given is not None:
         return open_vae(vae_folder(given))
-    return open_vae(place / "vae") if (place / "vae").is_dir() else None
+    own = None if whole is None else whole.vae
+    return None if own is None else open_vae(own)
 
 
 def _text_part(gemma: GemmaSource, holding: Holding) -> Part[PromptEncoder]:
@@ -323,15 +291,6 @@ def _stored(transformer: DiffusersTransformer | LuminaCheckpoint) -> torch.dtype
         tensors = open_tensors(transformer.folder, stem=STEM)
     found = next((tensors.entry(name).dtype for name in tensors), torch.float32)
     return found if found in READABLE else torch.float32
-
-
-def _shift(place: Path) -> float:
-    """Of diffusers' scheduler, 1 where the source does not say."""
-    path = place / "scheduler" / "scheduler_config.json"
-    found = read_json(path).get("shift", 1.0) if path.is_file() else 1.0
-    if not isinstance(found, int | float) or isinstance(found, bool) or not found > 0:
-        raise ConfigError(f"{path}: shift is {found!r}; expected a number above 0")
-    return float(found)
 
 
 def _device(device: str | torch.device) -> torch.device:

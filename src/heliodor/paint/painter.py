@@ -60,7 +60,8 @@ def load_painter(
             they take less than half of the machine.
         **parts: where the source lacks them or others are wanted: ``text_encoder``, a Gemma in any
             form; ``tokenizer``, its file; ``vae``, a folder of diffusers; ``vae_dtype``, float32
-            by default, or bfloat16.
+            by default, or bfloat16. Where a diffusers file's two copies of the queries differ,
+            ``merge`` says whose count: "self" or "caption".
 
     Raises:
         CheckpointError: files are missing, broken, or of another family.
@@ -274,13 +275,14 @@ class Painter:
         """Write the painter, whole or not at all.
 
         Args:
-            path: a folder that does not exist yet; for "lumina" the ``.safetensors`` file.
+            path: a folder; a painter that lies there is replaced.
             format: "diffusers": a folder that its LuminaPipeline loads; "lumina": the official
                 layout, which holds the transformer alone.
 
         Raises:
-            CheckpointError: the disk refused, or something lies there.
+            CheckpointError: the disk refused; what was there before is as it was.
             ConfigError: a format that is not written.
+            InputError: something else than a painter lies there.
         """
         self.sources.writer(Path(path), format)
 

@@ -1,40 +1,19 @@
-"""A painter as a folder that diffusers' LuminaPipeline loads, or as the official file.
-
-A pipeline's folder has five folders in it. They are written beside the target and moved there when
-all of it stands, so that a pipeline is there whole or not at all.
-"""
+"""A painter as a folder that diffusers' LuminaPipeline loads, or as the official file."""
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from heliodor.checkpoints.diffusers_transformer import (
-    VERSION,
-    DiffusersTransformer,
-    write_transformer,
-)
-from heliodor.checkpoints.files import Replacement, to_json
-from heliodor.checkpoints.language import save_language
-from heliodor.checkpoints.lumina import LuminaCheckpoint, write_lumina
-from heliodor.errors import CheckpointError, ConfigError
+from heliodor.checkpoints.diffusers_pipeline import PainterParts, Scheduler, save_pipeline
+from heliodor.checkpoints.diffusers_transformer import DiffusersTransformer
+from heliodor.checkpoints.files import Replacement
+from heliodor.checkpoints.lumina import AVERAGE, LuminaCheckpoint, write_lumina
+from heliodor.errors import ConfigError
 from heliodor.paint.gemma_source import GemmaSource
-from heliodor.paint.vae_source import CONFIG, WEIGHTS, VaeSource
+from heliodor.paint.vae_source import VaeSource
 
 __all__ = ["PainterFiles", "save_painter"]
-
-_INDEX: dict[str, Any] = {
-    "_class_name": "LuminaPipeline",
-    "_diffusers_version": VERSION,
-    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-    "text_encoder": ["transformers", "GemmaModel"],
-    "tokenizer": ["transformers", "GemmaTokenizerFast"],
-    "transformer": ["diffusers", "LuminaNextDiT2DModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,13 +24,13 @@ class PainterFiles:
         transformer: in either layout.
         gemma: the text encoder.
         vae: the autoencoder; None where there is none.
-        shift: of diffusers' scheduler.
+        scheduler: diffusers' time grid.
     """
 
     transformer: DiffusersTransformer | LuminaCheckpoint
     gemma: GemmaSource
     vae: VaeSource | None
-    shift: float
+    scheduler: Scheduler
 
 
 def save_painter(files: PainterFiles, path: Path, kind: str) -> None:
@@ -62,52 +41,30 @@ def save_painter(files: PainterFiles, path: Path, kind: str) -> None:
 
     Args:
         files: what to write.
-        path: a folder; for "diffusers" one that does not exist yet.
+        path: a folder; a pipeline that lies there is replaced.
         kind: "diffusers" or "lumina".
 
     Raises:
-        CheckpointError: the disk refused, or something lies there.
-        ConfigError: another kind, or no autoencoder for a folder of diffusers.
+        CheckpointError: the disk refused; what was there before is as it was.
+        ConfigError: another kind, or parts that the layout cannot hold.
+        InputError: something else than a pipeline lies there.
     """
+    transformer = files.transformer
     if kind == "lumina":
+        averaged = isinstance(transformer, LuminaCheckpoint) and transformer.path.name == AVERAGE
+        which = "ema" if averaged else "last"
         with Replacement(path) as new:
-            write_lumina(new, files.transformer.config(), files.transformer.weights())
+            write_lumina(new, transformer.config(), transformer.weights(), which=which)
         return
     if kind != "diffusers":
         raise ConfigError(f"format {kind!r} is not written; there are 'diffusers' and 'lumina'")
-    if files.vae is None:
-        raise ConfigError("a folder of diffusers holds an autoencoder: load the painter with vae=")
-    if files.gemma.config().is_gemma2:
-        raise ConfigError("LuminaPipeline takes a Gemma 1 as its text encoder, not a Gemma 2")
-    if path.exists():
-        raise CheckpointError(f"{path} exists: give a folder that does not")
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        _write(files, files.vae, partial)
-        partial.rename(path)
-    except OSError as error:
-        raise CheckpointError(f"saving to {path} failed: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write(files: PainterFiles, vae: VaeSource, folder: Path) -> None:
-    with Replacement(folder) as new:
-        new.write("model_index.json", to_json(_INDEX))
-    with Replacement(folder / "transformer") as new:
-        write_transformer(new, files.transformer.config(), files.transformer.weights())
-    tokenizer = files.gemma.tokenizer()
-    save_language(files.gemma.load(whole=True), tokenizer, folder / "text_encoder")
-    tokenizer.save_as_gemma(folder / "tokenizer")
-    scheduler = {
-        "_class_name": "FlowMatchEulerDiscreteScheduler",
-        "_diffusers_version": VERSION,
-        "num_train_timesteps": 1000,
-        "shift": files.shift,
-    }
-    with Replacement(folder / "scheduler") as new:
-        new.write("scheduler_config.json", to_json(scheduler))
-    with Replacement(folder / "vae") as new:
-        new.write(CONFIG, (vae.folder / CONFIG).read_bytes())
-        with (vae.folder / WEIGHTS).open("rb") as source, new.open(WEIGHTS) as target:
-            shutil.copyfileobj(source, target)
+    parts = PainterParts(
+        config=transformer.config(),
+        state=transformer.weights(),
+        text_config=files.gemma.config(),
+        text_state=files.gemma.weights(),
+        tokenizer=files.gemma.tokenizer(),
+        vae=None if files.vae is None else files.vae.folder,
+        scheduler=files.scheduler,
+    )
+    save_pipeline(parts, path)

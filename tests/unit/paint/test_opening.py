@@ -17,7 +17,6 @@ from torch import Tensor
 
 from heliodor.checkpoints.lumina import save_lumina
 from heliodor.errors import (
-    CheckpointError,
     ConfigError,
     FileFormatError,
     InputError,
@@ -186,23 +185,17 @@ def test_a_tiny_painter_that_is_not_shipped_says_so(tmp_path, monkeypatch):
         load_painter("tiny")
 
 
-def test_a_saved_folder_is_read_again(made, tmp_path):
-    load_painter(made).save(tmp_path / "saved")
-    assert torch.equal(latents(load_painter(tmp_path / "saved")), latents(painter()))
-    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
-    with pytest.raises(CheckpointError, match="exists: give a folder that does not"):
-        load_painter(made).save(tmp_path / "saved")
-
-
-def test_the_official_layout_is_written(made, tmp_path):
-    load_painter(made).save(tmp_path / "official", format="lumina")
-    found = load_file(tmp_path / "official" / "consolidated.00-of-01.safetensors")
-    wanted = nextdit(replace(SMALL, caption_width=32)).state_dict()
-    assert torch.equal(found["x_embedder.weight"], wanted["patch.weight"])
-    with pytest.raises(ConfigError, match="'onnx' is not written"):
-        load_painter(made).save(tmp_path / "onnx", format="onnx")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ConfigError, match="put together in memory"):
-        painter().save(tmp_path / "none")
+def test_queries_that_were_trained_apart_are_chosen(folder):
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["layers.0.attn2.to_q.weight"] = tensors["layers.0.attn2.to_q.weight"] * 2
+    save_file(tensors, path)
+    with pytest.raises(KeyMismatchError, match="merge='self' or merge='caption'"):
+        latents(load_painter(folder))
+    assert torch.equal(latents(load_painter(folder, merge="self")), latents(painter()))
+    assert not torch.equal(latents(load_painter(folder, merge="caption")), latents(painter()))
+    with pytest.raises(InputError, match="merge is 'both'"):
+        load_painter(folder, merge="both")
 
 
 def rename(folder: Path, names: dict[str, str]) -> None:
@@ -282,12 +275,16 @@ def test_without_diffusers_it_is_said_before_painting(made, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "values", "message"),
     [
-        ("model_index.json", {"_class_name": "Lumina2Pipeline"}, "describes 'Lumina2Pipeline'"),
+        (
+            "model_index.json",
+            {"_class_name": "Lumina2Pipeline"},
+            "_class_name is 'Lumina2Pipeline'",
+        ),
         ("vae/config.json", {"_class_name": "AutoencoderTiny"}, "expected an AutoencoderKL"),
         ("vae/config.json", {"latent_channels": 16}, "has 16 channels, the transformer paints 4"),
         ("vae/config.json", {"block_out_channels": "many"}, "block_out_channels is 'many'"),
         ("text_encoder/config.json", {"model_type": "llama"}, "model_type"),
-        ("scheduler/scheduler_config.json", {"shift": -1}, "shift is -1"),
+        ("scheduler/scheduler_config.json", {"shift": -1}, "shift is -1; expected a number"),
     ],
 )
 def test_a_folder_of_another_kind_is_refused(folder, file, values, message):
@@ -315,12 +312,12 @@ def test_a_setting_that_cannot_be_used_is_refused(made, options, error, message)
 
 @pytest.mark.parametrize("name", ["nowhere", "a/b/c/d", ""])
 def test_a_source_that_is_not_there_is_refused(name, tmp_path):
-    with pytest.raises(ConfigError, match="expected a diffusers folder"):
+    with pytest.raises(ConfigError, match="expected a folder of diffusers"):
         load_painter(tmp_path / "x" / name)
 
 
 def test_an_empty_folder_is_no_painter(tmp_path):
-    with pytest.raises(ConfigError, match=r"is no painter: expected model_index\.json"):
+    with pytest.raises(ConfigError, match=r"holds no painter but nothing; .*model_index\.json"):
         load_painter(tmp_path)
 
 
