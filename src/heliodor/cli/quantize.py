@@ -6,7 +6,7 @@ For example:
   heliodor quantize google/paligemma-3b-mix-224 -o mix.safetensors --scheme mixed --calibrate photos
   heliodor quantize mine -o mine.safetensors --calibrate scans --prompts prompts.txt --samples 128
 
-The pictures should be like those that the model will see; a quarter of them (16 at most) is held
+The pictures should be like those that the model will see; a quarter of them (32 at most) is held
 out, and the report says how often the quantised model's next token is the float model's on these.
 Finished blocks are kept in FILE.work: after a kill, the same command with --resume goes on.
 Without pictures, 'heliodor convert --quantize' takes the nearest codes.

@@ -43,6 +43,16 @@ class TestStatistics:
         np.testing.assert_allclose(seen.mean_magnitude, np.abs(exact).mean(0), rtol=1e-5)
         np.testing.assert_allclose(seen.importance, (exact**2).mean(0), rtol=1e-5)
 
+    def test_a_row_that_counts_twice_is_a_row_given_twice(self):
+        x, counts = rows(12, 6), torch.tensor([1.0, 2.0, 1.0, 3.0] * 3)
+        seen, again = Statistics.empty(6), Statistics.empty(6)
+        seen.add(x.view(2, 6, 6), keep=4, weights=counts)
+        again.add(x.repeat_interleave(counts.long(), dim=0))
+        assert seen.rows == again.rows == 21
+        torch.testing.assert_close(seen.moments[0], again.moments[0])
+        torch.testing.assert_close(seen.mean_magnitude, again.mean_magnitude)
+        assert torch.equal(seen.sample, x[[0, 3, 7, 11]])  # at weights 0, 7, 14 and 21 of 21
+
     def test_keep_rows_evenly_spaced(self):
         x = rows(9, 4)
         seen = Statistics.empty(4)

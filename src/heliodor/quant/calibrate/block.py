@@ -128,20 +128,24 @@ class Workbench:
         self.block, self.layers = _copied(block, names)
 
     @torch.no_grad()
-    def watch(self, run: Run, method: Method, samples: int) -> list[Statistics]:
+    def watch(
+        self, run: Run, method: Method, samples: int, weights: Sequence[Tensor] | None = None
+    ) -> list[Statistics]:
         """What goes into each input while the data runs through.
 
         Args:
             run: puts ``samples`` pieces of data through a block.
             method: how much is kept.
             samples: how many pieces.
+            weights: for each piece how often each of its rows counts; a layer that reads fewer rows
+                reads the last ones. None counts all once.
         """
         found: list[Statistics] = []
         keep = -(-method.rows // max(1, samples))
         for entry in self.inputs:
             first = self.layers[entry.layers[0]]
             statistics = Statistics.empty(first.weight.shape[1], method.widest)
-            first.watching = _watcher(statistics, keep)
+            first.watching = _watcher(statistics, keep, weights)
             found.append(statistics)
         run(self.block)
         for entry in self.inputs:
@@ -256,8 +260,12 @@ def _copied(block: nn.Module, names: Sequence[str]) -> tuple[nn.Module, dict[str
     return copy.deepcopy(block, memo), layers
 
 
-def _watcher(statistics: Statistics, keep: int) -> Callable[[Tensor], None]:
+def _watcher(
+    statistics: Statistics, keep: int, weights: Sequence[Tensor] | None
+) -> Callable[[Tensor], None]:
+    left = None if weights is None else iter(weights)
+
     def take(x: Tensor) -> None:
-        statistics.add(x, keep)
+        statistics.add(x, keep, None if left is None else next(left)[-x.shape[-2] :])
 
     return take

@@ -36,7 +36,7 @@ class Rounding:
             scales are then chosen before, not as the columns come.
     """
 
-    damping: float = 0.01
+    damping: float = 0.05
     ordered: bool = True
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ def _cholesky(matrix: Tensor, *, upper: bool = False) -> Tensor | None:
     """The factor of a matrix; None if it has none."""
     try:
         return torch.linalg.cholesky(matrix, upper=upper)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - torch's stubs
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportUnknownMemberType, reportPrivateImportUsage] - public, its stubs forget it
         return None
 
 

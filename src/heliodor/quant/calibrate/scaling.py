@@ -27,7 +27,7 @@ from heliodor.quant.scheme import Scheme
 
 __all__ = ["Fold", "IntoNorm", "IntoRows", "Scaling", "find_factors", "rounded_rows"]
 
-_OUTPUTS = 4096  # of a layer's outputs, evenly spaced, that the search looks at
+_LOOKED_AT = 2**23  # of a layer's weights, whole rows evenly spaced, that the search looks at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +145,7 @@ def find_factors(
     if sample.shape[0] == 0:
         return None
     magnitude, importance = statistics.mean_magnitude, statistics.importance
-    weights = [weight[:: -(-weight.shape[0] // _OUTPUTS)] for weight in weights]
+    weights = [weight[:: -(-weight.numel() // _LOOKED_AT)] for weight in weights]
     wanted = [sample @ weight.T for weight in weights]
     best: tuple[float, Tensor] | None = None
     least = float("inf")

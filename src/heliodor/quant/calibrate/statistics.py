@@ -43,7 +43,7 @@ class Statistics:
         spans: as :func:`spans` gives them.
         moments: for each span ``sum x x^T`` over its channels, float32 [k k].
         magnitude: ``sum |x|``, float32 [K].
-        rows: how many rows.
+        rows: how many rows, each counted by its weight.
         kept: some of the rows as they were, float32 [r K] each.
     """
 
@@ -51,7 +51,7 @@ class Statistics:
     spans: tuple[tuple[int, int], ...]
     moments: list[Tensor]
     magnitude: Tensor
-    rows: int = 0
+    rows: float = 0.0
     kept: list[Tensor] = field(default_factory=list[Tensor])
 
     @classmethod
@@ -65,30 +65,34 @@ class Statistics:
             magnitude=torch.zeros(width),
         )
 
-    def add(self, x: Tensor, keep: int = 0) -> None:
+    def add(self, x: Tensor, keep: int = 0, weights: Tensor | None = None) -> None:
         """Take rows in.
 
         Args:
             x: float32 [... K].
-            keep: how many of them to keep as they are, evenly spaced.
+            keep: how many of them to keep as they are, evenly spaced by weight.
+            weights: float32, one for each row, above zero: how often it counts; None for once.
 
         Raises:
             InputError: rows that are NaN or infinite.
         """
         rows = x.detach().reshape(-1, self.width).float()
-        added = rows.abs().sum(0)
+        counts = rows.new_ones(rows.shape[0]) if weights is None else weights
+        added = counts @ rows.abs()
         if not bool(added.isfinite().all()):
             raise InputError(
                 "an activation is NaN or infinite, so that nothing can be calibrated: the model "
                 "is broken on one of the pictures, or its weights are"
             )
         self.magnitude += added
-        self.rows += rows.shape[0]
+        self.rows += float(counts.sum())
         for (start, end), moments in zip(self.spans, self.moments, strict=True):
             part = rows[:, start:end]
-            moments.addmm_(part.T, part)
+            moments.addmm_(part.T, part if weights is None else part * counts[:, None])
         if keep > 0:
-            places = torch.linspace(0, rows.shape[0] - 1, min(keep, rows.shape[0])).round().long()
+            reached = counts.cumsum(0)
+            wanted = torch.linspace(0, float(reached[-1]), min(keep, rows.shape[0]))
+            places = torch.searchsorted(reached, wanted).clamp_max_(rows.shape[0] - 1)
             self.kept.append(rows[places])
 
     @property
@@ -99,12 +103,12 @@ class Statistics:
     @property
     def mean_magnitude(self) -> Tensor:
         """``mean |x|``, [K]."""
-        return self.magnitude / max(1, self.rows)
+        return self.magnitude / max(1.0, self.rows)
 
     @property
     def importance(self) -> Tensor:
         """``mean x^2``, [K]."""
-        return torch.cat([moments.diagonal() for moments in self.moments]) / max(1, self.rows)
+        return torch.cat([moments.diagonal() for moments in self.moments]) / max(1.0, self.rows)
 
     def divide(self, factors: Tensor) -> None:
         """The statistics of the same rows with each channel divided by a factor.
@@ -132,4 +136,4 @@ class Statistics:
         for (start, end), moments in zip(self.spans, self.moments, strict=True):
             part = difference[:, start:end]
             total += (part @ moments).mul_(part).sum(-1)
-        return total.clamp_min_(0) / max(1, self.rows)
+        return total.clamp_min_(0) / max(1.0, self.rows)

@@ -73,7 +73,7 @@ class Report:
             plain = sum(100 * member.plain_error for member in members) / count
             exponent = sum(member.exponent for member in members) / count
             lines.append(
-                f"{kind:<{width}}  {count:>5}  {error:>7.3f}  {plain:>7.3f}  {exponent:>8.2f}"
+                f"{kind:<{width}}  {count:>5}  {error:>7.4f}  {plain:>7.4f}  {exponent:>8.2f}"
             )
         return "\n".join([*lines, "", *self._sentences()])
 

@@ -228,7 +228,9 @@ class _Work:
     ) -> dict[str, Any]:
         """One block, and its file."""
         method = self.settings.how()
-        seen = bench.watch(lambda block: _discard(stage.run(block, None)), method, stage.pieces)
+        seen = bench.watch(
+            lambda block: _discard(stage.run(block, None)), method, stage.pieces, stage.weights
+        )
         local = {name: schemes[stage.name + name] for name in bench.layers}
         codes, reports = bench.calibrate(seen, local, method)
         tensors: dict[str, Tensor] = {}

@@ -46,7 +46,7 @@ class Settings:
     method: str = "both"
     samples: int = 64
     answer_tokens: int = 24
-    held_out: int = 16
+    held_out: int = 32
     budget: int | None = None
 
     def __post_init__(self) -> None:

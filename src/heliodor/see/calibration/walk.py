@@ -39,6 +39,7 @@ class Stage:
         run: puts the data through such a block, some of it or all; what comes out, in order.
         take: goes on with what came out of it.
         pieces: how many pieces of data it runs on.
+        weights: how often each position of each piece counts; None for once.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage:
     run: Callable[[nn.Module, int | None], list[Tensor]]
     take: Callable[[list[Tensor]], None]
     pieces: int
+    weights: tuple[Tensor, ...] | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -161,6 +163,7 @@ class Walk:
             run=run,
             take=take,
             pieces=len(self._read),
+            weights=tuple(sight.weights for sight in self._sights),
         )
 
 
@@ -197,12 +200,14 @@ class _Sight:
         full: mask of the layers that see all the way back.
         local: of those with a window.
         text: positions of text, which alone go on from the last layer.
+        weights: how often each position counts: the text as often as the picture, if it is shorter.
     """
 
     turn: tuple[Tensor, Tensor]
     full: Tensor
     local: Tensor
     text: int
+    weights: Tensor
 
     @classmethod
     def of(cls, config: GemmaConfig, images: int, example: Example) -> _Sight:
@@ -216,6 +221,7 @@ class _Sight:
             full=full,
             local=prefix_lm(prefix, length, config.window) if cut else full,
             text=text,
+            weights=torch.cat((torch.ones(images), torch.full((text,), max(1.0, images / text)))),
         )
 
     def through(self, layer: nn.Module, x: Tensor, *, local: bool, last: bool) -> Tensor:
