@@ -31,7 +31,7 @@ from heliodor.generation import (
 )
 from heliodor.image import ImageProcessor, ImageSource, open_image
 from heliodor.models.paligemma import PaliGemma
-from heliodor.nn.cache import KVCache
+from heliodor.nn.cache import Kept, KVCache
 from heliodor.see.inputs import (
     ImageFeatures,
     Picture,
@@ -83,6 +83,8 @@ class Engine:
         model: the network.
         tokenizer: words to ids.
         processor: pictures to pixels.
+        kv: how keys and values are kept while an answer is written, "float" or "int8"; set it to
+            "int8" where long prefixes need the memory (docs/design/exact.md).
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.processor = processor
+        self.kv: Kept = "float"
 
     @property
     def device(self) -> torch.device:
@@ -279,7 +282,9 @@ class Engine:
         joined, valid_features = join_features(features, width, self.device)
         self._check_room(max(map(len, texts)), joined, max_new_tokens)
         tokens, valid = pad_left(texts, self.tokenizer.pad, self.device)
-        return self.model.read_prompt(tokens, joined, valid, valid_features)
+        return self.model.read_prompt(
+            tokens, joined, valid, valid_features, room=max_new_tokens, kv=self.kv
+        )
 
     @torch.no_grad()
     def _logits(self, hidden: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from heliodor.generation import (
 )
 from heliodor.models.causal import CausalGemma
 from heliodor.models.gemma import Gemma
-from heliodor.nn.cache import KVCache
+from heliodor.nn.cache import Kept, KVCache
 from heliodor.see.ending import ending_rules
 from heliodor.see.engine import Generation, check_settings, row_generators
 from heliodor.see.inputs import check_texts, pad_left, pad_right
@@ -62,6 +62,8 @@ class Writer:
         tokenizer: words to ids.
         ends: ids that end an answer, ``<eos>`` among them.
         chat_template: jinja text that came with the model and is saved with it; never run here.
+        kv: how keys and values are kept while an answer is written, "float" or "int8"; set it to
+            "int8" where long prefixes need the memory (docs/design/exact.md).
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Writer:
         self.tokenizer = tokenizer
         self.ends = frozenset({tokenizer.eos, *ends})
         self.chat_template = chat_template
+        self.kv: Kept = "float"
         self._causal = CausalGemma(model)
         last = tokenizer.vocab_size - 1
         written = last if tokenizer.image_token == last else last + 1  # <image> is never written
@@ -226,7 +229,7 @@ class Writer:
     def _prefill(self, rows: Sequence[Sequence[int]], new: int) -> tuple[Tensor, KVCache]:
         self._check_room(max(map(len, rows)), new)
         tokens, valid = pad_left(rows, self.tokenizer.pad, self.device)
-        return self._causal.read_prompt(tokens, valid)
+        return self._causal.read_prompt(tokens, valid, room=new, kv=self.kv)
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids, and which are real: int64 [B T] and bool [B T], short rows padded behind."""
