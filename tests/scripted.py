@@ -26,7 +26,7 @@ class Read:
         self.count = self.count - fresh + torch.tensor(counts)[:, None]
 
 
-def read_prompt(tokens: Tensor, *rest: Any) -> tuple[Tensor, Read]:
+def read_prompt(tokens: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Read]:
     """What stands in for a prompt's hidden states: nothing of the answer has been read."""
     start = torch.zeros(len(tokens), 1)
     return start, Read(start)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor
 
 from heliodor.errors import GenerationError, InputError
 from heliodor.generation.plan import Plan
-from heliodor.generation.sampler import Draws, Greedy, Picker
+from heliodor.generation.sampler import Draws, Greedy, Picker, Sampler
 from heliodor.generation.source import Source
 from heliodor.nn.linear import Rows
 
 __all__ = ["Ask", "Chooser", "Chosen", "not_of_this_model"]
 
 _ALIGNED = 16  # quantised heads are packed in blocks of so many rows
+_PATIENCE = 4  # times in a row that a scan of the head may fail before the run does without
 _GAP = 64  # ids that lie closer than this are read as one range, with what lies between
 
 
@@ -59,6 +60,7 @@ class Chooser:
         self._plan = plan
         self._forbidden = forbidden
         self._draws = draws
+        self._patience = _PATIENCE
 
     def choose(self, hidden: Tensor, asks: Sequence[Ask]) -> Chosen:
         """Hidden [N W] -> a token for each ask.
@@ -66,9 +68,16 @@ class Chooser:
         Raises:
             GenerationError: Logits that are NaN or +inf, or no token left to choose from.
         """
-        if self._source.whole or any(ask.allowed is None for ask in asks):
-            return self._from_all(hidden, asks)
-        return self._from_some(hidden, asks)
+        free = sum(ask.allowed is None for ask in asks)
+        if free == 0 and not self._source.whole:
+            return self._from_some(hidden, asks, self._plan.sampler)
+        if free == len(asks) and self._patience:
+            narrowed = self._source.narrow(hidden, self._plan.sampler, self._forbidden)
+            self._patience = _PATIENCE if narrowed is not None else self._patience - 1
+            if narrowed is not None:
+                asks = [replace(a, allowed=i) for a, i in zip(asks, narrowed.ids, strict=True)]
+                return self._from_some(hidden, asks, narrowed.sampler)
+        return self._from_all(hidden, asks)
 
     def _from_all(self, hidden: Tensor, asks: Sequence[Ask]) -> Chosen:
         """Every row of the head: some ask is free."""
@@ -76,7 +85,7 @@ class Chooser:
         if self._forbidden is not None:
             mask = logits.masked_fill if self._source.whole else logits.masked_fill_
             logits = mask(self._forbidden, -math.inf)
-        tokens, best = self._draw(logits, asks, None)
+        tokens, best = self._draw(logits, asks, None, self._plan.sampler)
         peak = logits.amax(dim=-1)
         report = [tokens.float(), best, peak]  # float32 holds ids below 2^24 exactly
         if self._plan.logprobs:
@@ -85,7 +94,7 @@ class Chooser:
         _check(asks, bests, peaks)
         return Chosen([int(token) for token in ids], rest[0] if rest else None)
 
-    def _from_some(self, hidden: Tensor, asks: Sequence[Ask]) -> Chosen:
+    def _from_some(self, hidden: Tensor, asks: Sequence[Ask], sampler: Sampler) -> Chosen:
         """The rows of the head that the asks allow, and few others."""
         sets = [ask.allowed.numpy() for ask in asks if ask.allowed is not None]
         pieces = _pieces(np.unique(np.concatenate(sets)), self._source.vocabulary)
@@ -95,18 +104,21 @@ class Chooser:
         logits = torch.cat([self._source.logits(hidden, rows) for rows in wanted], dim=1)
         if self._forbidden is not None:
             logits = logits.masked_fill_(self._forbidden[on_device], -math.inf)
-        places, best = self._draw(logits, asks, columns)
+        places, best = self._draw(logits, asks, columns, sampler)
         tokens = on_device[places].float()
         ids, bests = torch.stack([tokens, best]).cpu().numpy().tolist()
         _check(asks, bests, bests)
         return Chosen([int(token) for token in ids], None)
 
     def _draw(
-        self, logits: Tensor, asks: Sequence[Ask], columns: NDArray[np.int64] | None
+        self,
+        logits: Tensor,
+        asks: Sequence[Ask],
+        columns: NDArray[np.int64] | None,
+        sampler: Sampler,
     ) -> tuple[Tensor, Tensor]:
         """Logits [N R] -> int64 [N] columns of the tokens, and the best allowed logit of each."""
         logits = _restrict(logits, asks, columns)
-        sampler = self._plan.sampler
         rows = [ask.row for ask in asks]
         if isinstance(sampler, Greedy):
             tokens = _weigh_rivals(logits, asks, columns).argmax(dim=-1)

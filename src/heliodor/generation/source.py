@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from heliodor.generation.plan import AnyCache, Decoder, Reader, Rewindable
+from heliodor.generation.sampler import Sampler
+from heliodor.generation.scan import HeadScan, Narrowed
 from heliodor.models.gemma import Gemma
 from heliodor.nn.cache import KVCache
 from heliodor.nn.linear import Rows
+from heliodor.quant.linear import QuantEmbedding
 
 __all__ = ["GemmaReader", "Source", "Split", "Whole"]
 
@@ -44,6 +47,10 @@ class Source(Protocol):
         """Hidden [N W] -> float32 [N V] or [N R]; the caller may write into it unless ``whole``."""
         ...
 
+    def narrow(self, hidden: Tensor, sampler: Sampler, forbidden: Tensor | None) -> Narrowed | None:
+        """The ids that could be chosen, where that can be known without every logit; or None."""
+        ...
+
     def retain(self, counts: Sequence[int], fresh: int) -> None:
         """Of each row's ``fresh`` newest tokens keep the first ``counts[row]``."""
         ...
@@ -70,6 +77,9 @@ class Whole(Generic[AnyCache]):
         """Logits [N V] as they are; ``rows`` is not used."""
         del rows
         return hidden.detach().float()
+
+    def narrow(self, hidden: Tensor, sampler: Sampler, forbidden: Tensor | None) -> Narrowed | None:
+        """None: all logits are there."""
 
     def retain(self, counts: Sequence[int], fresh: int) -> None:
         """Nothing: every token stays."""
@@ -101,6 +111,13 @@ class Split(Generic[AnyRewindable]):
         with torch.no_grad():
             return self.reader.logits(hidden, rows).float()
 
+    def narrow(self, hidden: Tensor, sampler: Sampler, forbidden: Tensor | None) -> Narrowed | None:
+        """What the reader's scan of the head leaves, if it has one."""
+        scan: HeadScan | None = getattr(self.reader, "scan", None)
+        if scan is None:
+            return None
+        return scan.narrow(hidden, sampler, forbidden, lambda ids: self.logits(hidden, ids))
+
     def retain(self, counts: Sequence[int], fresh: int) -> None:
         """Take back what was guessed wrong, and the padding of short rows."""
         if min(counts) < fresh:
@@ -117,9 +134,26 @@ class GemmaReader:
 
     Attributes:
         gemma: the network.
+        scan: a coarse copy of its head, None to multiply the whole head for every free token.
     """
 
     gemma: Gemma
+    scan: HeadScan | None = None
+
+    @classmethod
+    def scanning(cls, gemma: Gemma, bits: int | None = None) -> GemmaReader:
+        """One that reads a coarse copy of the head for free text.
+
+        Args:
+            gemma: on the CPU. The copy does not follow if its table changes.
+            bits: of the copy, 8 or 4; None for 8, or 4 where the table has 8 itself.
+
+        Raises:
+            ConfigError: a table that gains nothing, or whose products are not float32.
+        """
+        table = gemma.embedding
+        size = bits or (4 if isinstance(table, QuantEmbedding) else 8)
+        return cls(gemma, HeadScan.of(table, size, cap=gemma.config.final_cap))
 
     @property
     def vocabulary(self) -> int:

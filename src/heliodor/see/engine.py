@@ -117,11 +117,26 @@ class Engine:
         self.tokenizer = tokenizer
         self.processor = processor
         self.kv: Kept = "float"
+        self._reader = GemmaReader(model.language)
 
     @property
     def device(self) -> torch.device:
         """Where the weights rest."""
         return self.model.language.norm.scale.device
+
+    def scan_head(self, bits: int | None = None) -> None:
+        """From now on read a coarse copy of the head for free text, and few rows of the head.
+
+        What is written stays the same (docs/design/decoding.md). The copy takes vocabulary x width
+        bytes, half of it with 4 bits; make it anew if the table changes.
+
+        Args:
+            bits: of the copy, 8 or 4; None for 8, or 4 where the table has 8 itself.
+
+        Raises:
+            ConfigError: a table that gains nothing, or that does not rest on the CPU.
+        """
+        self._reader = GemmaReader.scanning(self.model.language, bits)
 
     @torch.no_grad()
     def encode_image(self, image: Picture) -> ImageFeatures:
@@ -181,7 +196,7 @@ class Engine:
             )
         else:
             decoded = generate(
-                GemmaReader(self.model.language),
+                self._reader,
                 hidden,
                 cache,
                 self._plan(max_new_tokens, sampler, speculate),
@@ -215,7 +230,7 @@ class Engine:
         texts = [self.tokenizer.encode_prefix(prompt)]
         hidden, cache = self._prefill(rows, texts, max_new_tokens)
         steps = decode(
-            GemmaReader(self.model.language),
+            self._reader,
             hidden,
             cache,
             replace(self._plan(max_new_tokens, sampler, speculate), logprobs=False),

@@ -91,6 +91,7 @@ class Writer:
         self.chat_template = chat_template
         self.kv: Kept = "float"
         self._causal = CausalGemma(model)
+        self._reader = GemmaReader(model)
         last = tokenizer.vocab_size - 1
         written = last if tokenizer.image_token == last else last + 1  # <image> is never written
         if max(written - 1, *self.ends) >= model.config.vocab_size:
@@ -103,6 +104,20 @@ class Writer:
     def device(self) -> torch.device:
         """Where the weights rest."""
         return self.model.norm.scale.device
+
+    def scan_head(self, bits: int | None = None) -> None:
+        """From now on read a coarse copy of the head for free text, and few rows of the head.
+
+        What is written stays the same (docs/design/decoding.md). The copy takes vocabulary x width
+        bytes, half of it with 4 bits; make it anew if the table changes.
+
+        Args:
+            bits: of the copy, 8 or 4; None for 8, or 4 where the table has 8 itself.
+
+        Raises:
+            ConfigError: a table that gains nothing, or that does not rest on the CPU.
+        """
+        self._reader = GemmaReader.scanning(self.model, bits)
 
     def generate(
         self,
@@ -187,7 +202,7 @@ class Writer:
     def _answers(self, rows: list[list[int]], settings: Settings) -> list[Generation]:
         hidden, cache = self._prefill(rows, settings.plan.max_new_tokens)
         decoded = generate(
-            GemmaReader(self.model),
+            self._reader,
             hidden,
             cache,
             settings.plan,
@@ -202,7 +217,7 @@ class Writer:
     def _pieces(self, row: list[int], settings: Settings) -> Iterator[str]:
         hidden, cache = self._prefill([row], settings.plan.max_new_tokens)
         steps = decode(
-            GemmaReader(self.model),
+            self._reader,
             hidden,
             cache,
             replace(settings.plan, logprobs=False),

@@ -19,6 +19,7 @@ from heliodor.generation import (
     ChoiceGrammar,
     GemmaReader,
     Greedy,
+    PromptLookup,
     Temperature,
     TopK,
     TopP,
@@ -207,9 +208,9 @@ def test_prompts_reach_the_model_as_plain_text(
     seen: list[list[int]] = []
     prefill = engine.model.read_prompt
 
-    def spy(tokens: Tensor, *rest: Any) -> Any:
+    def spy(tokens: Tensor, *rest: Any, **options: Any) -> Any:
         seen.extend(tokens.tolist())
-        return prefill(tokens, *rest)
+        return prefill(tokens, *rest, **options)
 
     monkeypatch.setattr(engine.model, "read_prompt", spy)
     engine.generate([PICTURES[0]], [prompt], max_new_tokens=1)
@@ -367,3 +368,27 @@ def test_pictures_encoded_together_are_those_encoded_alone(
         alone = engine.encode_image(picture)
         assert features.size == picture.size
         assert tiny.relative_error(features.tokens, alone.tokens) < 1e-6
+
+
+# ------------------------------------------------------------------------- fewer bytes, same words
+
+
+@pytest.mark.parametrize("sampler", [Greedy(), TopK(20), TopP(0.9)], ids=repr)
+def test_a_scanned_head_and_guesses_leave_answers_as_they_are(sampler: Any) -> None:
+    engine = tiny.vlm()
+    options: dict[str, Any] = {"max_new_tokens": 16, "sampler": sampler, "seed": 5}
+    plain = engine.generate(PICTURES, PROMPTS, **options)
+    guess = PromptLookup(min_ngram=1)
+    for one, other in zip(
+        engine.generate(PICTURES, PROMPTS, speculate=guess, **options), plain, strict=True
+    ):
+        assert_same(one, other)
+    engine.scan_head()
+    for one, other in zip(
+        engine.generate(PICTURES, PROMPTS, speculate=guess, **options), plain, strict=True
+    ):
+        assert_same(one, other)
+    pieces = engine.stream(PICTURES[0], PROMPTS[0], speculate=guess, **options)
+    assert "".join(pieces) == plain[0].text
+    with pytest.raises(InputError, match=r"got speculate=3; expected PromptLookup\(\) or None"):
+        engine.generate(PICTURES, PROMPTS, speculate=3)  # type: ignore[arg-type]
