@@ -92,6 +92,9 @@ class Bench:
 
     def _made(self, scheme: str) -> PaliGemma:
         if scheme in FLOATS:
+            from heliodor.quant.stored import accelerate  # noqa: PLC0415 - the kernels load with it
+
+            accelerate()
             return self.make(FLOATS[scheme])
         path = self.kept(scheme)
         if path is not None and path.is_file():
