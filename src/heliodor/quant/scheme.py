@@ -198,11 +198,17 @@ def _rule(value: object, where: str) -> Rule:
     return Rule(pattern, _NAMED.get(scheme))
 
 
+_PAINTER = tuple(
+    Rule(name, None) for name in ("patch", "time.*", "caption.*", "*.modulation", "last.*")
+)
+"""Layers of a Next-DiT that stay as they are: what comes in, what goes out, and what time and
+caption scale every layer by. Few products are in them, and an error there is the whole picture's."""
+
 RECIPES: dict[str, Recipe] = {
-    "int8": Recipe(name="int8", rules=(Rule("*", INT8),)),
+    "int8": Recipe(name="int8", rules=(*_PAINTER, Rule("*", INT8))),
     "int4": Recipe(
         name="int4",
-        rules=(Rule("layers.*", INT4), Rule("*.layers.*", INT4), Rule("*", INT8)),
+        rules=(*_PAINTER, Rule("layers.*", INT4), Rule("*.layers.*", INT4), Rule("*", INT8)),
     ),
 }
 """What :func:`recipe` knows by name. The layers of "int4" are those that are read again for every
