@@ -71,13 +71,15 @@ def _picture(number: int) -> tuple[Any, list[str]]:
     return page.image, [page.questions[0][0]]
 
 
-def measure(folder: Path, prompts: Path, samples: int) -> Iterator[dict[str, Any]]:
-    """A row for every run."""
+def measure(
+    folder: Path, prompts: Path, samples: int, runs: tuple[int, ...]
+) -> Iterator[dict[str, Any]]:
+    """A row for every run, by its number in ``RUNS``."""
     model = heliodor.load("tiny")
     settings = Settings(samples=samples, held_out=HELD_OUT)
     pictures = find_pictures(folder, settings.held_out, samples)
     data = gather(model, pictures, read_prompts(prompts), settings, lambda _: None)
-    for scheme, method in RUNS:
+    for scheme, method in (RUNS[run] for run in runs):
         began = time.perf_counter()
         if method is None:
             after = heliodor.load("tiny", quantize=scheme).model
@@ -104,6 +106,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--json", type=Path)
+    everything = range(len(RUNS))
+    parser.add_argument("--runs", type=int, nargs="*", choices=everything, default=everything)
     parser.add_argument("--draw", type=Path, help="only draw the pictures and prompts.txt there")
     args = parser.parse_args()
     if args.draw is not None:
@@ -117,7 +121,7 @@ def main() -> None:
         folder.mkdir()
         prompts.write_text("\n".join(draw(folder, args.pictures)) + "\n")
         print(f"{'scheme':8}{'method':14}{'KL':>9}{'worst':>8}{'top-1':>8}{'MB':>8}{'s':>8}")
-        for row in measure(folder, prompts, args.samples):
+        for row in measure(folder, prompts, args.samples, tuple(args.runs)):
             rows.append(row)
             size = f"{row['bytes'] / 1e6:8.2f}" if row["bytes"] else f"{'':8}"
             print(
