@@ -59,6 +59,7 @@ class Chooser:
         self._source = source
         self._plan = plan
         self._forbidden = forbidden
+        self._never = None if forbidden is None else forbidden.nonzero()[:, 0]  # ids, mostly few
         self._draws = draws
         self._patience = _PATIENCE
 
@@ -82,9 +83,9 @@ class Chooser:
     def _from_all(self, hidden: Tensor, asks: Sequence[Ask]) -> Chosen:
         """Every row of the head: some ask is free."""
         logits = self._source.logits(hidden)
-        if self._forbidden is not None:
-            mask = logits.masked_fill if self._source.whole else logits.masked_fill_
-            logits = mask(self._forbidden, -math.inf)
+        if self._never is not None:
+            fill = logits.index_fill if self._source.whole else logits.index_fill_
+            logits = fill(1, self._never, -math.inf)
         tokens, best = self._draw(logits, asks, None, self._plan.sampler)
         peak = logits.amax(dim=-1)
         report = [tokens.float(), best, peak]  # float32 holds ids below 2^24 exactly
@@ -121,7 +122,7 @@ class Chooser:
         logits = _restrict(logits, asks, columns)
         rows = [ask.row for ask in asks]
         if isinstance(sampler, Greedy):
-            tokens = _weigh_rivals(logits, asks, columns).argmax(dim=-1)
+            tokens = sampler.sample(_weigh_rivals(logits, asks, columns))
         elif isinstance(sampler, Picker):
             points = self._draws.points(rows, [ask.place for ask in asks])
             tokens = sampler.pick(logits, points)

@@ -22,8 +22,8 @@ class PromptLookup:
     followed its latest occurrence is the guess (Saxena, "Prompt Lookup Decoding", 2023).
 
     Args:
-        num_tokens: How many tokens are guessed at most, at least 1. Fewer are where guesses have
-            failed, and where many rows share a pass.
+        num_tokens: How many tokens are guessed at most, at least 1. Fewer are, or none for a while,
+            where guesses have failed, and where many rows share a pass.
         max_ngram: The longest n-gram that is looked up.
         min_ngram: The shortest, at least 1.
 
@@ -55,7 +55,9 @@ class Lookup:
         self._rule = rule
         self._tokens: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}  # n-gram -> index of the token behind it
-        self._length = rule.num_tokens
+        self._length = -(-rule.num_tokens // 2)
+        self._misses = 0  # guesses in a row of which not one token was right
+        self._wait = 0  # chances to guess that are let go
         for token in prompt:
             self.push(token)
 
@@ -72,12 +74,19 @@ class Lookup:
         count = min(limit, self._length)
         for n in range(min(self._rule.max_ngram, end), self._rule.min_ngram - 1, -1):
             start = self._after.get(tuple(self._tokens[end - n :]))
-            if start is not None:
-                return self._tokens[start : start + count] if count > 0 else []
+            if start is None:
+                continue
+            self._wait -= 1
+            return self._tokens[start : start + count] if self._wait < 0 < count else []
         return []
 
     def learn(self, guessed: int, right: int) -> None:
-        """Of ``guessed`` tokens the first ``right`` were: guess more next time, or less."""
+        """Of ``guessed`` tokens the first ``right`` were: guess more next time, or less, or later.
+
+        After m guesses in a row that were wrong from the start, 2^m - 1 chances are let go.
+        """
+        self._misses = 0 if right else min(6, self._misses + 1)
+        self._wait = 2**self._misses - 1
         if guessed == right:
             self._length = min(self._rule.num_tokens, 2 * max(1, self._length))
         else:

@@ -58,7 +58,7 @@ class Ledger:
 
     def __init__(self, source: Source, forbidden: Tensor | None) -> None:
         self._source = source
-        self._forbidden = forbidden
+        self._never = None if forbidden is None else forbidden.nonzero()[:, 0]
         self._debts: list[Debt] = []
 
     @property
@@ -88,8 +88,9 @@ class Ledger:
         for first in range(0, self._source.vocabulary, _BLOCK):
             last = min(first + _BLOCK, self._source.vocabulary)
             part = self._source.logits(hidden, (first, last))
-            if self._forbidden is not None:
-                part = part.masked_fill(self._forbidden[first:last], -math.inf)
+            if self._never is not None:
+                here = self._never[(self._never >= first) & (self._never < last)] - first
+                part = part.index_fill_(1, here, -math.inf)
             total = torch.logaddexp(total, part.logsumexp(dim=-1))
             inside = (target >= first) & (target < last)
             near = part.gather(1, (target - first).clamp(0, last - first - 1))

@@ -31,7 +31,7 @@ from heliodor.checkpoints.recognise import Kind
 from heliodor.checkpoints.transformers import TransformersCheckpoint
 from heliodor.checkpoints.weights import Weight, assemble
 from heliodor.errors import ConfigError, InputError, PromptError
-from heliodor.generation import DetectGrammar, RepeatStop
+from heliodor.generation import DetectGrammar, PromptLookup, RepeatStop
 from heliodor.image import ImageProcessor
 from heliodor.models.maskcodec import MaskCodec
 from heliodor.models.paligemma import PaliGemma
@@ -323,7 +323,11 @@ class VisionLanguageModel(Engine):
 
     def _answer(self, image: Picture, prompt: str, max_new_tokens: int) -> Answer:
         (found,) = self.generate(
-            [image], [prompt], max_new_tokens=max_new_tokens, constraint=NO_LOOP
+            [image],
+            [prompt],
+            max_new_tokens=max_new_tokens,
+            constraint=NO_LOOP,
+            speculate=PromptLookup(),
         )
         return Answer(text=found.text.strip(), score=found.score, tokens=found.tokens)
 

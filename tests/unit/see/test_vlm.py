@@ -80,7 +80,8 @@ def test_an_answer_is_what_generation_says(model: VisionLanguageModel) -> None:
     (found,) = model.generate([PICTURE], ["caption en"], max_new_tokens=7, sampler=Greedy())
     assert answer.text == found.text.strip()
     assert answer.tokens == found.tokens
-    assert answer.score == found.score == pytest.approx(math.exp(np.mean(found.logprobs)))
+    assert answer.score == pytest.approx(found.score, rel=1e-5)  # it guesses: other passes
+    assert found.score == pytest.approx(math.exp(np.mean(found.logprobs)))
     assert 0.0 < answer.score < 1.0
 
 
