@@ -9,7 +9,7 @@ This file alone imports diffusers, for its AutoencoderKL.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -31,7 +31,7 @@ from heliodor.paint.text import LIMIT, TextFeatures
 from heliodor.paint.vae import Autoencoder, to_pictures
 from heliodor.paint.vae_source import open_vae
 
-__all__ = ["PaintOptions", "Painter", "load_painter", "load_vae"]
+__all__ = ["PaintOptions", "Painter", "load_painter", "load_vae", "new_vae"]
 
 _REMEMBERED = 16  # prompts whose features are kept, so that the text encoder need not come back
 
@@ -99,6 +99,11 @@ def load_vae(
     """
     found = open_vae(vae_folder(source))
     return found.load(_autoencoder_class(), dtype=dtype, device=device)
+
+
+def new_vae(config: Mapping[str, Any]) -> Any:
+    """An autoencoder to be trained: diffusers' network of that ``config.json``, random weights."""
+    return _autoencoder_class().from_config(dict(config))
 
 
 class Painter:
