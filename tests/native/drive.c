@@ -149,6 +149,30 @@ static void drive_rows(int64_t m, int64_t k, int threads) {
   drop(&s);
 }
 
+static void drive_floats(int64_t m, int64_t n, int64_t k, int threads) {
+  shape s = make(m, n, k, -1, 1);
+  uint16_t *half = space(n * k * 2);
+  int64_t *ids = space(n * 8);
+  for (int64_t i = 0; i < n; i++) ids[i] = n - 1 - i;
+  if (m > 2) s.x[2 * k - 1] = 0.5f; /* no NaN here */
+  for (int kind = FLOAT_BFLOAT16; kind <= FLOAT_FLOAT16; kind++) {
+    float one = kind == FLOAT_BFLOAT16 ? 1.0f : 5.9604644775390625e-8f; /* codes 0x3f80, 1 */
+    for (int64_t i = 0; i < n * k; i++)
+      half[i] = (uint16_t)(s.weight[i] == 0 ? 0 : (kind == FLOAT_BFLOAT16 ? 0x3f80 : 1) |
+                                                      (s.weight[i] < 0 ? 0x8000 : 0));
+    heliodor_floats(kind, s.x, half, ids, s.bias, s.out, m, n, k, threads);
+    int right = 1;
+    for (int64_t r = 0; r < m; r++)
+      for (int64_t c = 0; c < n; c++) {
+        double sum = 0;
+        for (int64_t i = 0; i < k; i++) sum += (double)s.x[r * k + i] * s.weight[ids[c] * k + i];
+        right &= fabs(sum * one + s.bias[ids[c]] - s.out[r * n + c]) < 1e-5 * (double)k;
+      }
+    check(right, kind ? "float16" : "bfloat16", m, n, k, threads);
+  }
+  free(half), free(ids), drop(&s);
+}
+
 static void drive(int threads) {
   static const int64_t ms[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 31};
   static const int64_t ns[] = {1, 16, 17, 70, 130}, ks[] = {1, 4, 5, 63, 64, 67, 200};
@@ -157,11 +181,15 @@ static void drive(int threads) {
       for (unsigned l = 0; l < sizeof ns / sizeof *ns; l++) {
         drive8(ms[i], ns[l], ks[j], threads);
         drive4(ms[i], ns[l], ks[j], threads);
+        drive_floats(ms[i], ns[l], ks[j], threads);
       }
       drive_rows(ms[i], ks[j], threads);
     }
   drive8(14, 65, 4099, threads), drive4(14, 65, 4099, threads);
   drive8(1, 65, 9001, threads), drive4(7, 65, 9001, threads);
+  drive_floats(14, 65, 700, threads), drive_floats(2, 65, 700, threads);
+  drive8(1, 2101, 70, threads), drive4(1, 2101, 70, threads); /* long runs of blocks */
+  drive8(8, 1101, 9, threads), drive4(3, 1101, 9, threads);
   drive8(800, 17, 9, threads), drive4(200, 33, 70, threads);
 }
 

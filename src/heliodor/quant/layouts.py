@@ -97,7 +97,7 @@ def expect(name: str, tensor: Tensor, dtype: torch.dtype, dimensions: int) -> Te
     Raises:
         InputError: It has not; opens with ``name``.
     """
-    if tensor.dtype != dtype or tensor.dim() != dimensions or tensor.device.type != "cpu":
+    if tensor.dtype != dtype or tensor.dim() != dimensions or not tensor.is_cpu:
         raise InputError(
             f"{name} is {tensor.dtype} of shape {list(tensor.shape)} on {tensor.device}: "
             f"expected {dtype} of {dimensions} dimensions on the CPU"
@@ -109,5 +109,5 @@ def expect(name: str, tensor: Tensor, dtype: torch.dtype, dimensions: int) -> Te
 
 def expect_size(name: str, tensor: Tensor, size: tuple[int, ...]) -> None:
     """Raise InputError, opening with ``name``, unless the tensor has this shape."""
-    if tuple(tensor.shape) != tuple(size):
+    if tensor.shape != size:
         raise InputError(f"{name} has the shape {list(tensor.shape)}, expected {list(size)}")

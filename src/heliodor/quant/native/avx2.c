@@ -66,12 +66,13 @@ INLINE void tile8(const product *p, int64_t block, int64_t slot, int64_t row, co
   }
 }
 
-static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, int count) {
-  for (int c = 0; c < count; c++) {
-    int64_t block = block_at(p, slot + c), row = begin;
-    for (; row + 3 <= end; row += 3) tile8(p, block, slot + c, row, 3);
-    if (end - row == 2) tile8(p, block, slot + c, row, 2);
-    if (end - row == 1) tile8(p, block, slot + c, row, 1);
+static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, int64_t step,
+                   int count) {
+  for (; count > 0; count--, slot += step) {
+    int64_t block = block_at(p, slot), row = begin;
+    for (; row + 3 <= end; row += 3) tile8(p, block, slot, row, 3);
+    if (end - row == 2) tile8(p, block, slot, row, 2);
+    if (end - row == 1) tile8(p, block, slot, row, 1);
   }
 }
 
@@ -141,13 +142,13 @@ INLINE void tile4(const product *p, int64_t block, int64_t slot, int64_t row, co
            total[r][1]);
 }
 
-static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, int count,
-                   uint8_t *scratch) {
+static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, int64_t step,
+                   int count, uint8_t *scratch) {
   (void)scratch;
-  for (int c = 0; c < count; c++) {
-    int64_t block = block_at(p, slot + c), row = begin;
-    for (; row + 2 <= end; row += 2) tile4(p, block, slot + c, row, 2);
-    if (row < end) tile4(p, block, slot + c, row, 1);
+  for (; count > 0; count--, slot += step) {
+    int64_t block = block_at(p, slot), row = begin;
+    for (; row + 2 <= end; row += 2) tile4(p, block, slot, row, 2);
+    if (row < end) tile4(p, block, slot, row, 1);
   }
 }
 

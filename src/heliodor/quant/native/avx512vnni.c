@@ -18,13 +18,14 @@ typedef struct {
   const float *scale[PANEL], *bias[PANEL];
   const uint16_t *group_scale[PANEL];
   __mmask16 mask[PANEL];
-  float *out; /* of row 0 */
+  float *out[PANEL]; /* of row 0 */
 } panel;
 
-static panel open_panel(const product *p, int64_t slot, int count) {
-  panel b = {.out = p->out + slot * BLOCK};
+static panel open_panel(const product *p, int64_t slot, int64_t step, int count) {
+  panel b;
   for (int c = 0; c < count; c++) {
-    int64_t block = block_at(p, slot + c);
+    int64_t block = block_at(p, slot + c * step);
+    b.out[c] = p->out + (slot + c * step) * BLOCK;
     if (p->group_scale) {
       b.weight[c] = p->weight + block * p->groups * GROUP * BLOCK / 2;
       b.group_scale[c] = p->group_scale + block * p->groups * BLOCK;
@@ -36,6 +37,10 @@ static panel open_panel(const product *p, int64_t slot, int count) {
     b.mask[c] = (__mmask16)((1u << channels_in(p, block)) - 1);
   }
   return b;
+}
+
+INLINE float *out_at(const product *p, const panel *b, int c, int64_t row) {
+  return b->out[c] + row * p->out_stride;
 }
 
 /* sum += weights (unsigned) * codes (signed), four products a lane. As an instruction and not as
@@ -55,14 +60,13 @@ INLINE void tile8(const product *p, const panel *b, int first, int64_t row, int6
                   int64_t to, const int R, const int C, const int thin) {
   __m512i sum[12][PANEL];
   const int8_t *q = p->q + row * p->q_stride;
-  float *out = b->out + row * p->out_stride + first * BLOCK;
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++)
       sum[r][c] = from == 0 ? _mm512_set1_epi32(-128 * p->row_sum[row + r])
                             : _mm512_maskz_loadu_epi32(b->mask[first + c],
-                                                       out + r * p->out_stride + c * BLOCK);
+                                                       out_at(p, b, first + c, row + r));
   for (int64_t k = from; k < to; k++) {
     __m512i w[PANEL];
 #pragma GCC unroll 4
@@ -82,7 +86,7 @@ INLINE void tile8(const product *p, const panel *b, int first, int64_t row, int6
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) {
       __mmask16 mask = b->mask[first + c];
-      float *to_here = out + r * p->out_stride + c * BLOCK;
+      float *to_here = out_at(p, b, first + c, row + r);
       if (to < p->quads) {
         _mm512_mask_storeu_epi32(to_here, mask, sum[r][c]);
         continue;
@@ -119,13 +123,14 @@ static void thin(const product *p, const panel *b, int first, int64_t row, int64
   }
 }
 
-static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, int count) {
-  panel b = open_panel(p, slot, count);
+static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, int64_t step,
+                   int count) {
+  panel b = open_panel(p, slot, step, count);
   int64_t rows = end - begin;
   if (rows <= 12) {
-    int step = rows <= 6 ? PANEL : 2;
-    for (int c = 0; c < count; c += step)
-      thin(p, &b, c, begin, 0, p->quads, (int)rows, count - c < step ? count - c : step);
+    int wide = rows <= 6 ? PANEL : 2;
+    for (int c = 0; c < count; c += wide)
+      thin(p, &b, c, begin, 0, p->quads, (int)rows, count - c < wide ? count - c : wide);
     return;
   }
   for (int64_t from = 0; from < p->quads; from += DEPTH) {
@@ -142,7 +147,8 @@ INLINE __m512 sixteen_scales(const uint16_t *bf16) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-INLINE void finish4(const product *p, const panel *b, int c, int64_t row, float *out, __m512 total) {
+INLINE void finish4(const product *p, const panel *b, int c, int64_t row, float *out,
+                    __m512 total) {
   __m512 value = _mm512_mul_ps(total, _mm512_set1_ps(p->row_scale[row]));
   if (p->bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(b->mask[c], b->bias[c]));
   _mm512_mask_storeu_ps(out, b->mask[c], value);
@@ -200,7 +206,7 @@ INLINE void thin_tile4(const product *p, const panel *b, int first, int64_t row,
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++)
       finish4(p, b, first + c, row + r,
-              b->out + (row + r) * p->out_stride + (first + c) * BLOCK, total[r][c]);
+              out_at(p, b, first + c, row + r), total[r][c]);
 }
 
 /* Many rows: weights lie opened in `open` [C][GROUPS][16 quads][64]; sums of earlier groups lie in
@@ -208,14 +214,12 @@ INLINE void thin_tile4(const product *p, const panel *b, int first, int64_t row,
 INLINE void thick_tile4(const product *p, const panel *b, const uint8_t *open, int64_t row,
                         int64_t from, int64_t to, const int R, const int C) {
   __m512 total[6][PANEL];
-  float *out = b->out + row * p->out_stride;
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++)
       total[r][c] = from == 0 ? _mm512_setzero_ps()
-                              : _mm512_maskz_loadu_ps(b->mask[c],
-                                                      out + r * p->out_stride + c * BLOCK);
+                              : _mm512_maskz_loadu_ps(b->mask[c], out_at(p, b, c, row + r));
   for (int64_t g = from; g < to; g++) {
     const int8_t *q = p->q + row * p->q_stride + g * GROUP;
     __m512i sum[6][PANEL];
@@ -249,7 +253,7 @@ INLINE void thick_tile4(const product *p, const panel *b, const uint8_t *open, i
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) {
-      float *to_here = out + r * p->out_stride + c * BLOCK;
+      float *to_here = out_at(p, b, c, row + r);
       if (to < p->groups)
         _mm512_mask_storeu_ps(to_here, b->mask[c], total[r][c]);
       else
@@ -293,14 +297,14 @@ static void unpack(const uint8_t *packed, uint8_t *open, int64_t lines) {
   }
 }
 
-static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, int count,
-                   uint8_t *open) {
-  panel b = open_panel(p, slot, count);
+static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, int64_t step,
+                   int count, uint8_t *open) {
+  panel b = open_panel(p, slot, step, count);
   int64_t rows = end - begin;
   if (rows <= 8) {
-    int step = rows == 1 ? PANEL : rows <= 4 ? 2 : 1;
-    for (int c = 0; c < count; c += step)
-      thin4(p, &b, c, begin, (int)rows, count - c < step ? count - c : step);
+    int wide = rows == 1 ? PANEL : rows <= 4 ? 2 : 1;
+    for (int c = 0; c < count; c += wide)
+      thin4(p, &b, c, begin, (int)rows, count - c < wide ? count - c : wide);
     return;
   }
   for (int64_t from = 0; from < p->groups; from += GROUPS) {

@@ -51,12 +51,13 @@ static const struct {
 };
 enum { PATHS = sizeof paths / sizeof *paths };
 
-static const processor *chosen;
+static const processor *_Atomic chosen;
 
 const processor *processor_now(void) {
-  for (int i = 0; !chosen; i++)
-    if (paths[i].here()) chosen = paths[i].path;
-  return chosen;
+  const processor *now = chosen;
+  for (int i = 0; !now; i++)
+    if (paths[i].here()) chosen = now = paths[i].path;
+  return now;
 }
 
 int heliodor_choose(const char *name) {

@@ -57,20 +57,26 @@ typedef struct {
 
 #define FLOAT_DEPTH 256 /* channels in that are widened at a time: 64 KiB for a panel */
 
+/* One row to codes; `scratch` holds `width` floats, rounded up to 16. */
+typedef void row_work(const row_job *job, int64_t row, float *scratch);
+
+/* `count` <= 64 channels from n of rows begin..end-1; `open` holds [FLOAT_DEPTH][64] floats. */
+typedef void float_work(const float_job *job, int64_t begin, int64_t end, int64_t n, int count,
+                        float *open);
+
 /* What a processor path must offer. */
 typedef struct {
   const char *name;
-  /* rows begin..end-1 of the output channels of `count` <= PANEL blocks from the job's slot `slot` */
-  void (*panel8)(const product *p, int64_t begin, int64_t end, int64_t slot, int count);
+  /* rows begin..end-1 of the output channels of `count` <= PANEL blocks, those of the job's slots
+   * slot, slot + step, ... */
+  void (*panel8)(const product *p, int64_t begin, int64_t end, int64_t slot, int64_t step,
+                 int count);
   /* the same with int4 weights; `scratch` holds `unpacked` bytes */
-  void (*panel4)(const product *p, int64_t begin, int64_t end, int64_t slot, int count,
-                 uint8_t *scratch);
+  void (*panel4)(const product *p, int64_t begin, int64_t end, int64_t slot, int64_t step,
+                 int count, uint8_t *scratch);
   int64_t unpacked; /* what panel4 needs for more rows than it reads packed weights for */
-  /* one row to codes; `scratch` holds `width` floats, rounded up to 16 */
-  void (*row)(const row_job *job, int64_t row, float *scratch);
-  /* `count` <= 64 channels from n of rows begin..end-1; `open` holds [FLOAT_DEPTH][64] floats */
-  void (*floats)(const float_job *job, int64_t begin, int64_t end, int64_t n, int count,
-                 float *open);
+  row_work *row;
+  float_work *floats;
 } processor;
 
 extern const processor processor_plain;
@@ -79,12 +85,8 @@ extern const processor processor_avx512;
 extern const processor processor_neon;
 
 /* rows.c and floats.c are compiled once for each instruction set. */
-void row_plain(const row_job *job, int64_t row, float *scratch);
-void row_avx2(const row_job *job, int64_t row, float *scratch);
-void row_avx512(const row_job *job, int64_t row, float *scratch);
-void floats_plain(const float_job *job, int64_t begin, int64_t end, int64_t n, int count, float *open);
-void floats_avx2(const float_job *job, int64_t begin, int64_t end, int64_t n, int count, float *open);
-void floats_avx512(const float_job *job, int64_t begin, int64_t end, int64_t n, int count, float *open);
+row_work row_plain, row_avx2, row_avx512;
+float_work floats_plain, floats_avx2, floats_avx512;
 
 const processor *processor_now(void);
 

@@ -89,23 +89,24 @@ INLINE void tile4(const product *p, int64_t block, int64_t slot, int64_t row, co
     finish(p, block, row + r, p->out + (row + r) * p->out_stride + slot * BLOCK, total[r]);
 }
 
-static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, int count) {
-  for (int c = 0; c < count; c++) {
-    int64_t block = block_at(p, slot + c), row = begin;
-    for (; row + 4 <= end; row += 4) tile8(p, block, slot + c, row, 4);
-    if (end - row == 3) tile8(p, block, slot + c, row, 3);
-    if (end - row == 2) tile8(p, block, slot + c, row, 2);
-    if (end - row == 1) tile8(p, block, slot + c, row, 1);
+static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, int64_t step,
+                   int count) {
+  for (; count > 0; count--, slot += step) {
+    int64_t block = block_at(p, slot), row = begin;
+    for (; row + 4 <= end; row += 4) tile8(p, block, slot, row, 4);
+    if (end - row == 3) tile8(p, block, slot, row, 3);
+    if (end - row == 2) tile8(p, block, slot, row, 2);
+    if (end - row == 1) tile8(p, block, slot, row, 1);
   }
 }
 
-static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, int count,
-                   uint8_t *scratch) {
+static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, int64_t step,
+                   int count, uint8_t *scratch) {
   (void)scratch;
-  for (int c = 0; c < count; c++) {
-    int64_t block = block_at(p, slot + c), row = begin;
-    for (; row + 2 <= end; row += 2) tile4(p, block, slot + c, row, 2);
-    if (row < end) tile4(p, block, slot + c, row, 1);
+  for (; count > 0; count--, slot += step) {
+    int64_t block = block_at(p, slot), row = begin;
+    for (; row + 2 <= end; row += 2) tile4(p, block, slot, row, 2);
+    if (row < end) tile4(p, block, slot, row, 1);
   }
 }
 

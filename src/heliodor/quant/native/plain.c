@@ -43,16 +43,17 @@ static void one4(const product *p, int64_t row, int64_t slot) {
   }
 }
 
-static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, int count) {
+static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, int64_t step,
+                   int count) {
   for (int c = 0; c < count; c++)
-    for (int64_t row = begin; row < end; row++) one8(p, row, slot + c);
+    for (int64_t row = begin; row < end; row++) one8(p, row, slot + c * step);
 }
 
-static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, int count,
-                   uint8_t *scratch) {
+static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, int64_t step,
+                   int count, uint8_t *scratch) {
   (void)scratch;
   for (int c = 0; c < count; c++)
-    for (int64_t row = begin; row < end; row++) one4(p, row, slot + c);
+    for (int64_t row = begin; row < end; row++) one4(p, row, slot + c * step);
 }
 
 const processor processor_plain = {"plain", panel8, panel4, 0, row_plain, floats_plain};

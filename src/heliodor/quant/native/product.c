@@ -6,6 +6,8 @@
 #include "job.h"
 
 #define FEW_ROWS 12   /* rows that share one reading of the weights */
+#define LONGEST_RUN 8    /* blocks that one stream of memory holds */
+#define LEAST_WORK 16384 /* values of rows: less is not worth waking a thread */
 #define MOST_ROWS 768 /* rows of one task */
 
 /* How many pieces of at most b cover a. */
@@ -37,7 +39,7 @@ int heliodor_quantise(int kind, const float *x, int64_t x_stride, const float *y
                  .scratch_size = parts_of(width, 16) * 16 + 16};
   if (rows == 0) return 0;
   t.each = parts_of(rows, 4 * threads);
-  if (t.each * width < 16384) t.each = parts_of(16384, width); /* less is not worth waking a thread */
+  if (t.each * width < LEAST_WORK) t.each = parts_of(LEAST_WORK, width ? width : 1);
   if (kind != ROW_PLAIN) {
     t.scratch = malloc((size_t)(threads * t.scratch_size) * sizeof(float));
     if (!t.scratch) return -1;
@@ -52,24 +54,46 @@ int heliodor_quantise(int kind, const float *x, int64_t x_stride, const float *y
 typedef struct {
   product p;
   int64_t parts, each; /* row parts, rows in one */
+  int64_t run;         /* blocks that each of a panel's four streams reads in a row */
   uint8_t *scratch;    /* int4: `unpacked` bytes for each worker */
 } product_tasks;
 
 /* Cut rows only as far as it takes to give every thread some panels: rows of one part. */
 static int64_t cut(int64_t rows, int64_t panels, int threads) {
-  int64_t parts = parts_of(rows, MOST_ROWS), wanted = threads > 1 ? parts_of(4 * threads, panels) : 1;
+  int64_t parts = parts_of(rows, MOST_ROWS);
+  int64_t wanted = threads > 1 ? parts_of(4 * threads, panels) : 1;
   if (rows <= FEW_ROWS) wanted = 1;
   if (wanted > rows / 48) wanted = rows / 48;
   if (parts < wanted) parts = wanted;
   return parts_of(parts_of(rows, parts), 6) * 6;
 }
 
-static void task8(void *context, int64_t task, int worker) {
+/* Few rows: so many blocks in a row that streams of memory are long, and tasks still enough. */
+static int64_t run_of(int64_t rows, int64_t block_count, int threads) {
+  int64_t run = parts_of(block_count, PANEL) / (8 * threads);
+  return rows > FEW_ROWS || run < 1 ? 1 : least(run, LONGEST_RUN);
+}
+
+static void product_task(void *context, int64_t task, int worker) {
   const product_tasks *t = context;
-  int64_t begin = task % t->parts * t->each, slot = task / t->parts * PANEL;
-  (void)worker;
-  processor_now()->panel8(&t->p, begin, least(t->p.rows, begin + t->each), slot,
-                          (int)least(PANEL, t->p.block_count - slot));
+  const processor *path = processor_now();
+  int64_t begin = task % t->parts * t->each, end = least(t->p.rows, begin + t->each);
+  int64_t slot = task / t->parts * PANEL * t->run;
+  int64_t left = least(PANEL * t->run, t->p.block_count - slot), run = parts_of(left, PANEL);
+  for (int64_t i = 0; i < run; i++) {
+    int count = (int)parts_of(left - i, run); /* of the slots i, i + run, ... < left */
+    if (t->p.group_scale)
+      path->panel4(&t->p, begin, end, slot + i, run, count, t->scratch + worker * path->unpacked);
+    else
+      path->panel8(&t->p, begin, end, slot + i, run, count);
+  }
+}
+
+static void run_product(product_tasks *t, int threads) {
+  t->run = run_of(t->p.rows, t->p.block_count, threads);
+  t->each = cut(t->p.rows, parts_of(t->p.block_count, PANEL), threads);
+  t->parts = parts_of(t->p.rows, t->each);
+  pool_run(threads, parts_of(t->p.block_count, PANEL * t->run) * t->parts, product_task, t);
 }
 
 int heliodor_product8(const int8_t *q, int64_t q_stride, const float *row_scale,
@@ -93,18 +117,8 @@ int heliodor_product8(const int8_t *q, int64_t q_stride, const float *row_scale,
                            .blocks = blocks,
                            .block_count = block_count}};
   if (rows == 0 || block_count == 0) return 0;
-  t.each = cut(rows, parts_of(block_count, PANEL), threads);
-  t.parts = parts_of(rows, t.each);
-  pool_run(threads, parts_of(block_count, PANEL) * t.parts, task8, &t);
+  run_product(&t, threads);
   return 0;
-}
-
-static void task4(void *context, int64_t task, int worker) {
-  const product_tasks *t = context;
-  const processor *path = processor_now();
-  int64_t begin = task % t->parts * t->each, slot = task / t->parts * PANEL;
-  path->panel4(&t->p, begin, least(t->p.rows, begin + t->each), slot,
-               (int)least(PANEL, t->p.block_count - slot), t->scratch + worker * path->unpacked);
 }
 
 /* Rows as int4 products need them: whole groups, and the sum of each group's codes. */
@@ -163,9 +177,7 @@ int heliodor_product4(const int8_t *q, int64_t q_stride, const float *row_scale,
                            .blocks = blocks,
                            .block_count = block_count},
                      .scratch = memory + before};
-  t.each = cut(rows, parts_of(block_count, PANEL), threads);
-  t.parts = parts_of(rows, t.each);
-  pool_run(threads, parts_of(block_count, PANEL) * t.parts, task4, &t);
+  run_product(&t, threads);
   free(memory);
   return 0;
 }

@@ -32,7 +32,9 @@ INLINE f16 load(const float *x) {
 INLINE void store(float *x, f16 v) { memcpy(x, &v, sizeof v); }
 INLINE f16 all(float x) { return (f16){0} + x; }
 INLINE i16 bits(f16 v) { return (i16)v; }
-INLINE f16 choose(i16 mask, f16 yes, f16 no) { return (f16)((mask & bits(yes)) | (~mask & bits(no))); }
+INLINE f16 choose(i16 mask, f16 yes, f16 no) {
+  return (f16)((mask & bits(yes)) | (~mask & bits(no)));
+}
 
 /* The first `count` < 16 floats, then zeros. */
 INLINE f16 load_some(const float *x, int64_t count) {
