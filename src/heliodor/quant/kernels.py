@@ -321,8 +321,11 @@ class _Channels:
                     f"or ids as a tensor for single channels"
                 )
             return cls(a // 16, (b - a + 15) // 16, b - a)
-        blocks, place = torch.unique(_ids(rows, n) // 16, return_inverse=True)
-        columns = place * 16 + rows % 16
+        block = _ids(rows, n) // 16
+        wanted = torch.zeros(up_to(n, 16) // 16, dtype=torch.bool)
+        wanted[block] = True
+        blocks = wanted.nonzero()[:, 0]
+        columns = (wanted.cumsum(0) - 1)[block] * 16 + rows % 16
         return cls(0, len(blocks), 16 * len(blocks), blocks.to(torch.int32), columns)
 
     def pick(self, out: Tensor) -> Tensor:

@@ -246,7 +246,7 @@ def test_what_cannot_be_multiplied_is_refused(change: dict[str, Tensor], says: s
     }
     kernels.linear8(**given_right)  # as it stands it works
     with pytest.raises(InputError, match=says):
-        kernels.linear8(**{**given_right, **change})  # pyright: ignore[reportArgumentType]
+        kernels.linear8(**{**given_right, **change})
 
 
 def test_int4_shapes_that_do_not_fit_are_refused() -> None:
