@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests import painting, talking, tiny
 
+from heliodor.checkpoints.diffusers_config import read_transformer_config
 from heliodor.checkpoints.diffusers_pipeline import (
     DiffusersPipeline,
     PainterParts,
@@ -20,7 +21,6 @@ from heliodor.checkpoints.diffusers_pipeline import (
 from heliodor.checkpoints.diffusers_transformer import (
     STEM,
     DiffusersTransformer,
-    read_transformer_config,
     save_transformer,
 )
 from heliodor.checkpoints.lumina_places import find_painter

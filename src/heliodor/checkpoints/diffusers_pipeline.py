@@ -23,18 +23,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heliodor.checkpoints.config import CONFIG, Section, language_values
+from heliodor.checkpoints.config import language_values
+from heliodor.checkpoints.diffusers_config import CLASS, VERSION
 from heliodor.checkpoints.diffusers_transformer import (
-    CLASS,
     SHARD_SIZE,
     STEM,
-    VERSION,
     DiffusersTransformer,
     Merge,
     write_transformer,
 )
 from heliodor.checkpoints.files import Replacement, read_json, to_json
 from heliodor.checkpoints.language import EMBEDDING, LanguageCheckpoint, language_keys
+from heliodor.checkpoints.section import CONFIG, Section
 from heliodor.checkpoints.shards import write_tensors
 from heliodor.checkpoints.target import commit, staged
 from heliodor.checkpoints.weights import Weight, parse_dtype

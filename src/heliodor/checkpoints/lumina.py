@@ -13,9 +13,8 @@ Layout: Lumina-T2X ``lumina_next_t2i/models/model.py``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,29 +22,24 @@ import torch
 from torch import Tensor
 
 from heliodor.checkpoints.blueprint import unfilled
-from heliodor.checkpoints.config import CONFIG, Section
-from heliodor.checkpoints.files import Replacement, read_json, to_json
+from heliodor.checkpoints.files import Replacement, to_json
 from heliodor.checkpoints.keymap import KeyMap, Match, Shape
+from heliodor.checkpoints.lumina_config import MODEL_TYPE, read_lumina_config
 from heliodor.checkpoints.lumina_keys import OFFICIAL
-from heliodor.checkpoints.lumina_relatives import refuse_relatives
+from heliodor.checkpoints.section import CONFIG
 from heliodor.checkpoints.shards import Planned, write_file
 from heliodor.checkpoints.tensors import Tensors, open_tensors
 from heliodor.checkpoints.weights import READABLE, Weight, fill, parse_dtype
-from heliodor.errors import ConfigError, FileFormatError, InputError, KeyMismatchError
+from heliodor.errors import ConfigError, FileFormatError, InputError
 from heliodor.models.nextdit import NextDiT
-from heliodor.models.nextdit_config import PUBLISHED, NextDiTConfig
+from heliodor.models.nextdit_config import NextDiTConfig
 
 LAST = "consolidated.00-of-01.safetensors"
 AVERAGE = "consolidated_ema.00-of-01.safetensors"
-MODEL_TYPE = "lumina-next"
-"""In a ``config.json`` of ours."""
-
 LEAD = "patch.weight"
 """The tensor whose type the others take where none is asked for."""
 
 Which = Literal["ema", "last"]
-_MOST = 2**24  # no size is anywhere near it; an empty tensor can claim any
-_LAYER = re.compile(r"layers\.(\d{1,5})\.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +62,7 @@ class LuminaCheckpoint:
             FileFormatError: a broken file.
             KeyMismatchError: tensors that tell the shape are missing or contradict one another.
         """
-        return _config(_shapes(open_tensors(self.path)), self.path)
+        return read_lumina_config(_shapes(open_tensors(self.path)), self.path)
 
     def weights(self) -> dict[str, Weight]:
         """The tensors by our names, none of them read.
@@ -77,7 +71,7 @@ class LuminaCheckpoint:
             CheckpointError: as for :meth:`config`; or names or shapes that do not fit.
         """
         tensors = open_tensors(self.path)
-        config = _config(_shapes(tensors), self.path)
+        config = read_lumina_config(_shapes(tensors), self.path)
         match = match_network(tensors, OFFICIAL, config, self.path)
         return {ours: tensors.weight(theirs) for ours, theirs in match.source.items()}
 
@@ -195,91 +189,3 @@ def is_official(names: Mapping[str, Any] | Tensors) -> bool:
 
 def _shapes(tensors: Tensors) -> dict[str, Shape]:
     return {name: tensors.entry(name).shape for name in tensors}
-
-
-def _config(shapes: Mapping[str, Shape], path: Path) -> NextDiTConfig:
-    refuse_relatives(shapes, path)
-    said = _said(path.parent / CONFIG)
-    patch = said.get("patch_size", 2)
-    try:
-        width, inputs = shapes["x_embedder.weight"]
-        outputs = shapes["final_layer.linear.weight"][0]
-        num_heads = shapes["layers.0.attention.gate"][0]
-        narrow = shapes["layers.0.attention.wk.weight"][0]
-        caption_width = shapes["layers.0.attention.wk_y.weight"][1]
-        inner = shapes["layers.0.feed_forward.w1.weight"][0]
-        head_dim = width // num_heads
-        if max(width, inputs, outputs, narrow, caption_width, inner) > _MOST:
-            raise ValueError("a size that no network has")
-        found: dict[str, Any] = {
-            "in_channels": inputs // patch**2,
-            "width": width,
-            "depth": len({int(m[1]) for n in shapes if (m := _LAYER.match(n)) is not None}),
-            "num_heads": num_heads,
-            "num_kv_heads": narrow // head_dim,
-            "mlp_width": inner,
-            "caption_width": caption_width,
-            "qk_norm": "layers.0.attention.q_norm.weight" in shapes,
-            "learns_sigma": outputs == 2 * inputs,
-        }
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise KeyMismatchError(_not_official(shapes, path)) from error
-    wrong = {n: v for n, v in said.items() if n in found and found[n] != v}
-    if wrong:
-        told = ", ".join(f"{name} {value}" for name, value in wrong.items())
-        raise ConfigError(
-            f"{path.parent / CONFIG} says {told}; the tensors of {path.name} say "
-            f"{', '.join(f'{name} {found[name]}' for name in wrong)}: is it another checkpoint's?"
-        )
-    try:
-        config = NextDiTConfig(**(said | found))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return config if said else _of_published_depth(config)
-
-
-def _of_published_depth(config: NextDiTConfig) -> NextDiTConfig:
-    """As many layers as the released model has: a file that lacks some shall not pass for less."""
-    for known in PUBLISHED.values():
-        if replace(config, depth=known.depth) == known:
-            return known
-    return config
-
-
-def _said(path: Path) -> dict[str, Any]:
-    """What a ``config.json`` of ours says; nothing where there is none, or another's."""
-    if not path.is_file():
-        return {}
-    section = Section(read_json(path), f"{path}: ")
-    if section.values.get("model_type") != MODEL_TYPE:
-        return {}
-    known = {field.name: field.type for field in fields(NextDiTConfig)}
-    unknown = sorted(section.values.keys() - known.keys() - {"model_type"})
-    if unknown:
-        raise section.wrong(unknown[0], f"nothing else than {', '.join(known)}")
-    return {name: _value(section, name, str(kind)) for name, kind in known.items()}
-
-
-def _value(section: Section, name: str, kind: str) -> Any:
-    if kind == "int":
-        return section.count(name)
-    if kind == "float":
-        return section.number(name, 0.0) or _missing(section, name)
-    if type(section.values.get(name)) is not bool:
-        raise section.wrong(name, "true or false")
-    return section.values[name]
-
-
-def _missing(section: Section, name: str) -> Any:
-    raise section.wrong(name, "a number above 0")
-
-
-def _not_official(shapes: Mapping[str, Shape], path: Path) -> str:
-    told = ("x_embedder.weight", "final_layer.linear.weight", "layers.0.attention.gate")
-    lacking = [name for name in told if name not in shapes]
-    listed = ", ".join(list(shapes)[:6])
-    return (
-        f"{path} holds {len(shapes)} tensors ({listed}, ...), which are not those of Next-DiT in "
-        f"the official layout: {', '.join(lacking) or 'their shapes'} "
-        f"{'is missing' if lacking else 'contradict one another'}"
-    )
