@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 from torch import nn
 
@@ -128,8 +128,7 @@ def _chosen(network: nn.Module, recipe: Recipe) -> dict[str, Scheme]:
 
 
 def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    found: Any = network.named_modules()  # pyright: ignore[reportUnknownMemberType]
-    yield from found
+    yield from cast("Iterator[tuple[str, nn.Module]]", network.named_modules())
 
 
 def _put(network: nn.Module, name: str, layer: nn.Module) -> None:

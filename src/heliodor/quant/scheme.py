@@ -146,7 +146,9 @@ class Recipe:
         name, rules = values.get("name"), values.get("rules")
         if not isinstance(name, str) or len(name) > _LONGEST:
             raise ConfigError(f"{where}: its recipe has no name")
-        listed = cast("list[object]", rules) if isinstance(rules, list) else None
+        listed: list[object] | None = (
+            cast("list[object]", rules) if isinstance(rules, list) else None
+        )
         if listed is None or len(listed) > _MOST_RULES:
             raise ConfigError(f"{where}: its recipe has no list of at most {_MOST_RULES} rules")
         return cls(name=name, rules=tuple(_rule(rule, where) for rule in listed))
@@ -186,7 +188,8 @@ def _rule(value: object, where: str) -> Rule:
     """One rule out of a file."""
     pair = cast("list[object]", value) if isinstance(value, list) else []
     if len(pair) != 2 or not all(isinstance(item, str) for item in pair):
-        raise ConfigError(f"{where}: a rule of its recipe is {str(value)[:80]!r}, not two strings")
+        told = str(cast("object", value))[:80]
+        raise ConfigError(f"{where}: a rule of its recipe is {told!r}, not two strings")
     pattern, scheme = cast("tuple[str, str]", tuple(pair))
     if scheme != _FLOAT and scheme not in _NAMED:
         raise ConfigError(
@@ -202,7 +205,7 @@ _PAINTER = tuple(
     Rule(name, None) for name in ("patch", "time.*", "caption.*", "*.modulation", "last.*")
 )
 """Layers of a Next-DiT that stay as they are: what comes in, what goes out, and what time and
-caption scale every layer by. Few products are in them, and an error there is the whole picture's."""
+caption scale every layer by. They cost little, and an error there is all of the picture's."""
 
 RECIPES: dict[str, Recipe] = {
     "int8": Recipe(name="int8", rules=(*_PAINTER, Rule("*", INT8))),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,8 +154,8 @@ def _chosen(
 
 def _blocks_of(ids: Tensor) -> tuple[Tensor, Tensor]:
     """The blocks that hold some channels, each once, and for each channel which of them it is."""
-    unique: Any = torch.unique  # pyright: ignore[reportUnknownMemberType]
-    return cast("tuple[Tensor, Tensor]", unique(ids // COLUMNS, return_inverse=True))
+    unique: Callable[..., tuple[Tensor, Tensor]] = getattr(torch, "unique")  # noqa: B009 - untyped
+    return unique(ids // COLUMNS, return_inverse=True)
 
 
 _INT_MM: Callable[[Tensor, Tensor], Tensor] = getattr(torch, "_int_mm")  # noqa: B009 - its only name

@@ -122,12 +122,12 @@ def test_a_tensor_that_changes_is_prepared_anew(path: str | None) -> None:
 
 
 def test_what_is_prepared_goes_with_its_tensor() -> None:
-    count = len(torch_products._PREPARED)  # pyright: ignore[reportPrivateUsage]
+    count = len(torch_products._PREPARED)
     parts = pack(*codes8(noise(20, 64)), INT8)
     torch_products.linear8(noise(2, 64), parts["packed"], parts["scale"])
-    assert len(torch_products._PREPARED) == count + 1  # pyright: ignore[reportPrivateUsage]
+    assert len(torch_products._PREPARED) == count + 1
     del parts
-    assert len(torch_products._PREPARED) <= count  # pyright: ignore[reportPrivateUsage]
+    assert len(torch_products._PREPARED) <= count
 
 
 def test_an_integer_product_that_overflows_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
