@@ -1,4 +1,4 @@
-"""Genders of the concepts' names in French, German and Spanish: articles and colours follow them."""
+"""Genders of names in French, German and Spanish, which articles and colours follow."""
 
 # ruff: noqa: RUF001  (names have typographic apostrophes)
 

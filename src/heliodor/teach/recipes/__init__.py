@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from heliodor.teach.recipes.codec import TinyCodec
+from heliodor.teach.recipes.painter import PainterSettings, PainterVae, TinyPainter, VaeSettings
+from heliodor.teach.recipes.painter_cache import CacheSettings, PainterCache
 from heliodor.teach.recipes.siglip import TinySiglip
 from heliodor.teach.recipes.tiny import HIGH, LOW, MID, MIX, TinyStage
 
@@ -40,4 +42,7 @@ RECIPES: dict[str, Recipe] = {
     "tiny-mix": TinyStage(
         settings=MIX, summary="tiny on all six tasks at 224 pixels, at a lower rate, to the end"
     ),
+    "painter-vae": PainterVae(settings=VaeSettings()),
+    "painter-cache": PainterCache(settings=CacheSettings()),
+    "painter": TinyPainter(settings=PainterSettings()),
 }
