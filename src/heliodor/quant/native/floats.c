@@ -76,15 +76,16 @@ static float total(f16 v) {
   return v[0];
 }
 
-INLINE void dots(const float_job *job, int64_t row, int64_t n, const int kind, const int R,
-                 const int C) {
+/* R rows and the C channels n, n + step, ... */
+INLINE void dots(const float_job *job, int64_t row, int64_t n, int64_t step, const int kind,
+                 const int R, const int C) {
   const float *x = job->x + row * job->depth;
   const uint16_t *w[4];
   f16 sum[4][4];
   int64_t k = 0, left = job->depth % 16;
 #pragma GCC unroll 4
   for (int c = 0; c < C; c++) {
-    w[c] = channel(job, n + c);
+    w[c] = channel(job, n + c * step);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) sum[r][c] = (f16){0};
   }
@@ -106,32 +107,39 @@ INLINE void dots(const float_job *job, int64_t row, int64_t n, const int kind, c
       f16 all = sum[r][c];
       if (left) all += x_last * sixteen((const uint16_t *)&w_last, kind);
       float value = total(all);
-      int64_t id = job->ids ? job->ids[n + c] : n + c;
-      job->out[(row + r) * job->out_stride + n + c] = job->bias ? value + job->bias[id] : value;
+      int64_t at = n + c * step, id = job->ids ? job->ids[at] : at;
+      job->out[(row + r) * job->out_stride + at] = job->bias ? value + job->bias[id] : value;
     }
 }
 
-/* A pair of channels at a time, four rows at a time: the second four find the pair in the cache. */
+INLINE void few_left(const float_job *job, int64_t begin, int64_t end, int64_t from, int64_t to,
+                     const int kind) {
+  for (int64_t n = from; n < to; n++)
+    for (int64_t row = begin; row < end; row++) dots(job, row, n, 1, kind, 1, 1);
+}
+
+/* Channels in two or four streams, each of which reads on into its next channel; four rows at a
+ * time, and the second four find the weights in the cache. */
 INLINE void few(const float_job *job, int64_t begin, int64_t end, int64_t n, int count,
                 const int kind) {
-  for (int c = 0; c < count;) {
-    int width = end - begin == 1 && count - c >= 4 ? 4 : count - c >= 2 ? 2 : 1;
+  int width = end - begin == 1 && count >= 4 ? 4 : count >= 2 ? 2 : 1;
+  int run = count / width;
+  for (int c = 0; c < run; c++)
     for (int64_t row = begin; row < end; row += 4) {
       int64_t rows = end - row < 4 ? end - row : 4;
       switch (rows * 8 + width) {
-        case 9: dots(job, row, n + c, kind, 1, 1); break;
-        case 10: dots(job, row, n + c, kind, 1, 2); break;
-        case 12: dots(job, row, n + c, kind, 1, 4); break;
-        case 17: dots(job, row, n + c, kind, 2, 1); break;
-        case 18: dots(job, row, n + c, kind, 2, 2); break;
-        case 25: dots(job, row, n + c, kind, 3, 1); break;
-        case 26: dots(job, row, n + c, kind, 3, 2); break;
-        case 33: dots(job, row, n + c, kind, 4, 1); break;
-        case 34: dots(job, row, n + c, kind, 4, 2); break;
+        case 9: dots(job, row, n + c, run, kind, 1, 1); break;
+        case 10: dots(job, row, n + c, run, kind, 1, 2); break;
+        case 12: dots(job, row, n + c, run, kind, 1, 4); break;
+        case 17: dots(job, row, n + c, run, kind, 2, 1); break;
+        case 18: dots(job, row, n + c, run, kind, 2, 2); break;
+        case 25: dots(job, row, n + c, run, kind, 3, 1); break;
+        case 26: dots(job, row, n + c, run, kind, 3, 2); break;
+        case 33: dots(job, row, n + c, run, kind, 4, 1); break;
+        case 34: dots(job, row, n + c, run, kind, 4, 2); break;
       }
     }
-    c += width;
-  }
+  if (run * width < count) few_left(job, begin, end, n + run * width, n + count, kind);
 }
 
 /* ---- many rows ---- */
