@@ -106,13 +106,14 @@ def _widening(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _for_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN multiplies faster than the BLAS behind ``F.linear``, with the same rounding.
 
-    On the x86 processors tried it does for two rows and more: MKL takes its slower paths on AMD's,
-    and takes a product of few rows for several of one (docs/design/exact.md has the figures).
+    On AMD's processors it does: MKL takes its slower paths there, reads weights for one row at half
+    the speed of memory, and takes a product of few rows for several of one (docs/design/exact.md
+    has the figures).
     """
     return (
         _ONEDNN
         and weight.numel() >= _LARGE
-        and x.numel() > x.shape[-1]
+        and x.numel() > 0
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and weight.is_contiguous()
