@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(
         scheme=args.scheme, method=args.method, samples=args.samples, budget=args.budget
     )
-    check_output(args.out, force=args.force)  # before a model is loaded
+    check_output(args.out, force=args.force, resume=args.resume)  # before a model is loaded
     find_pictures(args.calibrate, settings.held_out, settings.samples)
     read_prompts(args.prompts)
     report = calibrate(

@@ -74,7 +74,7 @@ class TestStatistics:
         parts = [
             (x[:, s].double() @ change[:, s].double().T) ** 2 for s in (slice(64), slice(64, 128))
         ]
-        np.testing.assert_allclose(seen.error(change), sum(parts).mean(0), rtol=1e-4)
+        np.testing.assert_allclose(seen.error(change), (parts[0] + parts[1]).mean(0), rtol=1e-4)
 
     def test_divided_they_are_those_of_divided_rows(self):
         x, factors = rows(30, 128), torch.linspace(0.3, 4.0, 128)

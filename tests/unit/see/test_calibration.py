@@ -131,6 +131,21 @@ class TestResume:
         done = {"block 1 of": 0, "block 3 of": 2, "block 5 of": 4, "writing": 6}[at]
         assert sum("block " in line for line in said) == 6 - done
 
+    def test_killed_when_the_file_stood_already_it_is_written_again(
+        self, model, photos, tmp_path, monkeypatch
+    ):
+        settings, target = Settings(**FEW), tmp_path / "q.safetensors"
+        with monkeypatch.context() as patched:
+            patched.setattr("heliodor.see.calibration.run.judge", lambda *_: stop_at("")("now"))
+            with pytest.raises(Killed):
+                calibrate(model, target, photos, settings=settings)
+        first = target.read_bytes()
+        with pytest.raises(InputError, match="exists: give another name"):
+            calibrate(model, target, photos, settings=settings)
+        calibrate(model, target, photos, settings=settings, resume=True)
+        assert target.read_bytes() == first
+        assert not Store(target).folder.exists()
+
     def test_the_search_for_sensitive_layers_is_kept(self, model, photos, tmp_path):
         settings, target = Settings(scheme="mixed", **FEW), tmp_path / "q.safetensors"
         with pytest.raises(Killed):

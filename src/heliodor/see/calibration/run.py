@@ -82,7 +82,7 @@ def calibrate(
         ImageError: a picture that cannot be opened.
     """
     began = time.perf_counter()
-    target = check_output(output, force=force)
+    target = check_output(output, force=force, resume=resume)
     _check_model(model)
     wanted = read_prompts(prompts)
     pictures = find_pictures(folder, settings.held_out, settings.samples)
@@ -115,8 +115,10 @@ def calibrate(
     )
 
 
-def check_output(output: str | Path, *, force: bool = False) -> Path:
+def check_output(output: str | Path, *, force: bool = False, resume: bool = False) -> Path:
     """The path of a file that can be written; asked before anything is loaded.
+
+    A run that was killed between writing the file and removing its work folder may write it again.
 
     Raises:
         InputError: it is there, or no folder is.
@@ -125,7 +127,8 @@ def check_output(output: str | Path, *, force: bool = False) -> Path:
     target = check_path(output)
     if not target.parent.is_dir():
         raise InputError(f"there is no folder {target.parent} to write {target.name} into")
-    if target.exists() and not force:
+    ours = resume and Store(target).exists()
+    if target.exists() and not (force or ours):
         raise InputError(f"{target} exists: give another name, or --force to replace it")
     return target
 

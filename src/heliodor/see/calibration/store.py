@@ -40,6 +40,10 @@ class Store:
         """Beside a file to be written; nothing is made yet."""
         self.folder = output.with_name(f"{output.name}.work")
 
+    def exists(self) -> bool:
+        """Whether a run has left something to go on from."""
+        return (self.folder / _RUN).is_file()
+
     def open(self, run: Mapping[str, Any], *, resume: bool) -> int:
         """Make the folder, or find it again.
 
@@ -54,7 +58,7 @@ class Store:
             CheckpointError: the folder cannot be written.
             InputError: the run that left it was asked for something else, or it is no such folder.
         """
-        if self.folder.exists() and not (self.folder / _RUN).is_file():
+        if self.folder.exists() and not self.exists():
             if not self.folder.is_dir() or any(self.folder.iterdir()):
                 raise InputError(
                     f"{self.folder} is in the way and is not from a calibration: move it, or give "
