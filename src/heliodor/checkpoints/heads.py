@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from heliodor.checkpoints.files import read_json
-from heliodor.checkpoints.header import INDEX, SINGLE, SIZES, read_header
+from heliodor.checkpoints.header import SIZES, STEM, read_header
+from heliodor.checkpoints.variants import chosen_names
 from heliodor.errors import CheckpointError, FileFormatError
 
 NAMES = {
@@ -70,22 +72,29 @@ class Heads:
     metadata: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def folder_heads(folder: Path) -> Heads:
-    """The weights in a folder in transformers layout, be they one file or shards."""
-    if (folder / SINGLE).is_file():
-        return file_heads([folder / SINGLE])
-    if not (folder / INDEX).is_file():
-        return Heads(tensors={}, files=[], missing=[SINGLE])
-    promised: Any = read_json(folder / INDEX).get("weight_map")
+def folder_heads(folder: Path, *, stem: str = STEM, variant: str | None = None) -> Heads:
+    """The weights in a folder, be they one file or shards.
+
+    Args:
+        folder: in transformers' or diffusers' layout.
+        stem: what its files are called in place of ``model``.
+        variant: which is looked at where it is there.
+    """
+    single, index = chosen_names(folder, stem, variant)
+    if (folder / single).is_file():
+        return file_heads([folder / single])
+    if not (folder / index).is_file():
+        return Heads(tensors={}, files=[], missing=[single])
+    promised: Any = read_json(folder / index).get("weight_map")
     if not isinstance(promised, dict):
-        return Heads(tensors={}, files=[], broken=[f"{INDEX} has no weight_map"])
+        return Heads(tensors={}, files=[], broken=[f"{index} has no weight_map"])
     shards = {str(shard) for shard in cast("dict[str, object]", promised).values()}
     paths = [folder / Path(shard).name for shard in sorted(shards)]
     found = file_heads(path for path in paths if path.is_file())
     lost = [f"{path.name} (a shard)" for path in paths if not path.is_file()]
     names = cast("dict[str, object]", promised).keys()
     lost += [name for name in names if name not in found.tensors]
-    strange = [f"{INDEX} says nothing of {name}" for name in found.tensors if name not in names]
+    strange = [f"{index} says nothing of {name}" for name in found.tensors if name not in names]
     return Heads(
         tensors=found.tensors, files=found.files, missing=lost, broken=found.broken + strange
     )
@@ -167,3 +176,40 @@ def _piece_heads(path: Path) -> Heads:
         for name, entry in entries.items()
     }
     return Heads(tensors=tensors, files=files)
+
+
+def counts(heads: Heads, missing: Sequence[str], wrong: Sequence[str]) -> dict[str, Any]:
+    """What is told of every checkpoint's tensors, files and faults."""
+    dtypes = Counter(head.dtype for head in heads.tensors.values())
+    lost = list(dict.fromkeys(missing))
+    broken = [*heads.broken, *dict.fromkeys(wrong)]
+    return {
+        "precision": next(iter(dtypes), None) if len(dtypes) < 2 else "mixed",
+        "parameters": sum(head.count for head in heads.tensors.values()),
+        "bytes": sum(head.size for head in heads.tensors.values()),
+        "tensors": len(heads.tensors),
+        "dtypes": dict(dtypes),
+        "files": heads.files,
+        "complete": not lost and not broken and bool(heads.tensors),
+        "missing": lost,
+        "broken": broken,
+    }
+
+
+def compared(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Head], told: Callable[[str], str]
+) -> tuple[list[str], list[str]]:
+    """The tensors that are missing, and what is wrong with shapes.
+
+    Args:
+        wanted: shapes by our names.
+        found: heads by our names.
+        told: our name -> the file's.
+    """
+    missing = [told(name) for name in wanted if name not in found]
+    wrong = [
+        f"{told(name)} is {list(found[name].shape)}, where {list(shape)} belongs"
+        for name, shape in wanted.items()
+        if name in found and found[name].shape != shape
+    ]
+    return missing, wrong

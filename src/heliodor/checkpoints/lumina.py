@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,22 +24,24 @@ from torch import Tensor
 from heliodor.checkpoints.blueprint import unfilled
 from heliodor.checkpoints.files import Replacement, to_json
 from heliodor.checkpoints.keymap import KeyMap, Match, Shape
-from heliodor.checkpoints.lumina_config import MODEL_TYPE, read_lumina_config
+from heliodor.checkpoints.lumina_config import (
+    AVERAGE,
+    LAST,
+    MODEL_TYPE,
+    Which,
+    read_lumina_config,
+)
 from heliodor.checkpoints.lumina_keys import OFFICIAL
 from heliodor.checkpoints.section import CONFIG
 from heliodor.checkpoints.shards import Planned, write_file
 from heliodor.checkpoints.tensors import Tensors, open_tensors
 from heliodor.checkpoints.weights import READABLE, Weight, fill, parse_dtype
-from heliodor.errors import ConfigError, FileFormatError, InputError
+from heliodor.errors import FileFormatError
 from heliodor.models.nextdit import NextDiT
 from heliodor.models.nextdit_config import NextDiTConfig
 
-LAST = "consolidated.00-of-01.safetensors"
-AVERAGE = "consolidated_ema.00-of-01.safetensors"
 LEAD = "patch.weight"
 """The tensor whose type the others take where none is asked for."""
-
-Which = Literal["ema", "last"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,38 +92,6 @@ class LuminaCheckpoint:
         config, weights = self.config(), self.weights()
         model = unfilled(lambda: NextDiT(config))
         return fill(model, weights, lead=LEAD, place=self.path, dtype=dtype, device=device)
-
-
-def find_consolidated(folder: Path, which: Which | None = None) -> Path | None:
-    """The file of weights in a folder; None if the folder is not in the official layout.
-
-    Args:
-        folder: in which to look.
-        which: the moving average or the last weights; None for the average where there is one.
-
-    Raises:
-        ConfigError: weights that are not read: pickled, or cut into pieces for several GPUs.
-        InputError: the one asked for is not there.
-    """
-    names = sorted(entry.name for entry in folder.glob("consolidated*"))
-    found = [name for name in (AVERAGE, LAST) if name in names]
-    if which is not None and found:
-        wanted = AVERAGE if which == "ema" else LAST
-        if wanted not in found:
-            raise InputError(f"{folder} has no {wanted}; it has {', '.join(found)}")
-        return folder / wanted
-    if found:
-        return folder / found[0]
-    if not names:
-        return None
-    if any(name.endswith(".pth") for name in names):
-        raise ConfigError(
-            f"{folder} holds {names[0]}, a pickle, which can run code when it is read and is never "
-            f"read here; the published repositories hold {LAST} too"
-        )
-    raise ConfigError(
-        f"{folder} holds {names[0]}, a part for one of several GPUs; expected one file, {LAST}"
-    )
 
 
 def match_network(tensors: Tensors, keys: KeyMap, config: NextDiTConfig, place: Path) -> Match:

@@ -10,20 +10,55 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from heliodor.checkpoints.files import read_json
 from heliodor.checkpoints.keymap import Shape
 from heliodor.checkpoints.lumina_relatives import refuse_relatives
 from heliodor.checkpoints.section import CONFIG, Section
-from heliodor.errors import ConfigError, KeyMismatchError
+from heliodor.errors import ConfigError, InputError, KeyMismatchError
 from heliodor.models.nextdit_config import PUBLISHED, NextDiTConfig
 
+LAST = "consolidated.00-of-01.safetensors"
+AVERAGE = "consolidated_ema.00-of-01.safetensors"
+Which = Literal["ema", "last"]
 MODEL_TYPE = "lumina-next"
 """In a ``config.json`` of ours."""
 
 _MOST = 2**24  # no size is anywhere near it; an empty tensor can claim any
 _LAYER = re.compile(r"layers\.(\d{1,5})\.")
+
+
+def find_consolidated(folder: Path, which: Which | None = None) -> Path | None:
+    """The file of weights in a folder; None if the folder is not in the official layout.
+
+    Args:
+        folder: in which to look.
+        which: the moving average or the last weights; None for the average where there is one.
+
+    Raises:
+        ConfigError: weights that are not read: pickled, or cut into pieces for several GPUs.
+        InputError: the one asked for is not there.
+    """
+    names = sorted(entry.name for entry in folder.glob("consolidated*"))
+    found = [name for name in (AVERAGE, LAST) if name in names]
+    if which is not None and found:
+        wanted = AVERAGE if which == "ema" else LAST
+        if wanted not in found:
+            raise InputError(f"{folder} has no {wanted}; it has {', '.join(found)}")
+        return folder / wanted
+    if found:
+        return folder / found[0]
+    if not names:
+        return None
+    if any(name.endswith(".pth") for name in names):
+        raise ConfigError(
+            f"{folder} holds {names[0]}, a pickle, which can run code when it is read and is never "
+            f"read here; the published repositories hold {LAST} too"
+        )
+    raise ConfigError(
+        f"{folder} holds {names[0]}, a part for one of several GPUs; expected one file, {LAST}"
+    )
 
 
 def read_lumina_config(shapes: Mapping[str, Shape], path: Path) -> NextDiTConfig:

@@ -10,12 +10,8 @@ from heliodor.checkpoints.diffusers_pipeline import INDEX, DiffusersPipeline
 from heliodor.checkpoints.diffusers_transformer import STEM, DiffusersTransformer, Merge
 from heliodor.checkpoints.files import read_json
 from heliodor.checkpoints.header import read_header
-from heliodor.checkpoints.lumina import (
-    LuminaCheckpoint,
-    Which,
-    find_consolidated,
-    is_official,
-)
+from heliodor.checkpoints.lumina import LuminaCheckpoint, is_official
+from heliodor.checkpoints.lumina_config import Which, find_consolidated
 from heliodor.checkpoints.lumina_relatives import refuse_relatives
 from heliodor.errors import ConfigError
 

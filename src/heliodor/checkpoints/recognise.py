@@ -79,7 +79,7 @@ def is_npz(name: str) -> bool:
 
 
 def _folder(folder: Path) -> Found:
-    if _holds_painter(folder):
+    if holds_painter(folder):
         raise ConfigError(_PAINTER.format(folder))
     if (folder / CONFIG).is_file():
         return Found(kind=Kind.TRANSFORMERS, family=_family(folder / CONFIG), path=folder)
@@ -100,8 +100,19 @@ def _folder(folder: Path) -> Found:
     )
 
 
-def _holds_painter(folder: Path) -> bool:
-    """Whether a folder is one of diffusers' or of Lumina-Next's."""
+def holds_painter(path: Path) -> bool:
+    """Whether a folder is one of diffusers' or of Lumina-Next's, or a file the latter's.
+
+    Raises:
+        FileFormatError: a broken file.
+    """
+    if not path.is_dir():
+        named = path.suffix == ".safetensors" and path.is_file()
+        return named and "x_embedder.weight" in read_header(path).slots
+    return _folder_of_painter(path)
+
+
+def _folder_of_painter(folder: Path) -> bool:
     if (folder / PIPELINE).is_file() or any(folder.glob("consolidated*.safetensors")):
         return True
     values = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
@@ -120,7 +131,7 @@ def _family(config: Path) -> str:
 def _safetensors(path: Path) -> Found:
     header = read_header(path)
     metadata = header.metadata
-    if "x_embedder.weight" in header.slots:
+    if holds_painter(path):
         raise ConfigError(_PAINTER.format(path))
     if MARK in metadata:
         family = metadata.get("heliodor.family", "")

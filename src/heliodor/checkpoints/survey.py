@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +18,15 @@ from typing import Any, cast
 from heliodor.checkpoints.codes import scheme_groups, stored_shapes, wrong_types
 from heliodor.checkpoints.expected import Shape, network_shapes, unusable
 from heliodor.checkpoints.files import read_json
-from heliodor.checkpoints.heads import Head, Heads, file_heads, folder_heads, npz_heads
+from heliodor.checkpoints.heads import (
+    Head,
+    Heads,
+    compared,
+    counts,
+    file_heads,
+    folder_heads,
+    npz_heads,
+)
 from heliodor.checkpoints.keymap import (
     GEMMA,
     GEMMA2,
@@ -39,7 +46,15 @@ from heliodor.checkpoints.oddities import (
     odd_types,
     tokens_in,
 )
-from heliodor.checkpoints.recognise import ADAPTER_CONFIG, CONFIG, Found, Kind, recognise
+from heliodor.checkpoints.recognise import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    Found,
+    Kind,
+    holds_painter,
+    recognise,
+)
+from heliodor.checkpoints.survey_painter import survey_painter
 from heliodor.errors import ConfigError, FileFormatError
 from heliodor.quant.scheme import Recipe
 
@@ -111,12 +126,15 @@ def survey(path: Path) -> Facts:
         tensors, ``files``, ``tokens`` of the tokenizer, ``complete``, ``missing``, ``broken``,
         ``odd``, of a quantised file ``schemes``, and the shapes ``vision``, ``language`` and
         ``text``. What does not apply is None.
+        For a painter ``transformer``, and of a pipeline ``text_encoder``, ``vae`` and ``shift``.
         For an adapter ``rank``, ``alpha``, ``targets`` and ``base`` instead of the shapes.
 
     Raises:
         ConfigError: it is nothing that is read.
         FileFormatError: a broken configuration.
     """
+    if holds_painter(path):
+        return survey_painter(path, survey)
     found = recognise(path)
     describe = {
         Kind.TRANSFORMERS: _folder,
@@ -145,7 +163,7 @@ def _folder(found: Found) -> Facts:
     ]
     return {
         **_identity(found.family, parts, second=second),
-        **_counts(heads, [*heads.missing, *missing], wrong),
+        **counts(heads, [*heads.missing, *missing], wrong),
         "tokens": tokens_in(found.path / "tokenizer.json"),
         "odd": odd,
         **_shown(parts),
@@ -163,7 +181,7 @@ def _native(found: Found) -> Facts:
     plain = network_shapes(found.family, parts, sandwich=second)
     recipe, faults = _recipe(strings, found.path)
     wanted = stored_shapes(plain, recipe)
-    missing, wrong = _compared(wanted, network, lambda name: name)
+    missing, wrong = compared(wanted, network, lambda name: name)
     wrong += faults + wrong_types(plain, recipe, network)
     wrong += _untold(found.family, parts, "heliodor.config")
     files = _json(strings.get("heliodor.tokenizer"))
@@ -182,7 +200,7 @@ def _native(found: Found) -> Facts:
         "version": version,
         "scheme": scheme,
         "schemes": scheme_groups(plain, recipe),
-        **_counts(replace(heads, tensors=network), missing, wrong),
+        **counts(replace(heads, tensors=network), missing, wrong),
         **({"parameters": sum(map(math.prod, plain.values()))} if recipe else {}),
         "tokens": count_tokens(_json(vocabulary)) if isinstance(vocabulary, str) else None,
         "odd": odd,
@@ -210,7 +228,7 @@ def _npz(found: Found) -> Facts:
     }
     sizes = npz_sizes({name: head.shape for name, head in model.items()}, found.family)
     second = any("post_attention_norm" in name for name in model)
-    missing, wrong = _compared(sizes.arrays, model, lambda name: root + name)
+    missing, wrong = compared(sizes.arrays, model, lambda name: root + name)
     if model:
         missing += [root + name for name in sizes.missing]
         wrong += [root + said for said in sizes.broken]
@@ -225,7 +243,7 @@ def _npz(found: Found) -> Facts:
     odd += [] if beside else ["no tokenizer, as in every npz: give one when loading"]
     return {
         **_identity(found.family, sizes.parts, second=second),
-        **_counts(heads, missing, wrong),
+        **counts(heads, missing, wrong),
         "tokens": None,
         "odd": odd,
         **_shown(sizes.parts),
@@ -260,7 +278,7 @@ def _adapter(found: Found) -> Facts:
         if isinstance(targets, list)
         else targets,
         "base": config.get("base_model_name_or_path"),
-        **_counts(heads, missing, []),
+        **counts(heads, missing, []),
         "odd": odd,
     }
 
@@ -294,23 +312,6 @@ def _shown(parts: Mapping[str, Facts]) -> Facts:
     return {part: parts.get(part) or None for part in ("vision", "language", "text")}
 
 
-def _counts(heads: Heads, missing: Sequence[str], wrong: Sequence[str]) -> Facts:
-    dtypes = Counter(head.dtype for head in heads.tensors.values())
-    lost = list(dict.fromkeys(missing))
-    broken = [*heads.broken, *dict.fromkeys(wrong)]
-    return {
-        "precision": next(iter(dtypes), None) if len(dtypes) < 2 else "mixed",
-        "parameters": sum(head.count for head in heads.tensors.values()),
-        "bytes": sum(head.size for head in heads.tensors.values()),
-        "tensors": len(heads.tensors),
-        "dtypes": dict(dtypes),
-        "files": heads.files,
-        "complete": not lost and not broken and bool(heads.tensors),
-        "missing": lost,
-        "broken": broken,
-    }
-
-
 def _compared_with_folder(
     found: Found,
     keys: KeyMap,
@@ -325,7 +326,7 @@ def _compared_with_folder(
     ours = {keys.to_ours(name) or name: head for name, head in tensors.items()}
     prefix = "model." if found.family == "gemma" else ""
     wanted = network_shapes(found.family, parts, sandwich=second)
-    missing, wrong = _compared(wanted, ours, lambda name: prefix + keys.to_theirs(name, HUB))
+    missing, wrong = compared(wanted, ours, lambda name: prefix + keys.to_theirs(name, HUB))
     return [_THIRD.sub("", name) for name in missing], wrong + _untold(found.family, parts, CONFIG)
 
 
@@ -339,25 +340,6 @@ def _with_thirds(tensors: Mapping[str, Head]) -> dict[str, Head]:
         third = replace(head, shape=(head.shape[0] // 3, *head.shape[1:]))
         found |= {f"{name}[{index}]": third for index in range(3)}
     return found
-
-
-def _compared(
-    wanted: Mapping[str, Shape], found: Mapping[str, Head], told: Callable[[str], str]
-) -> tuple[list[str], list[str]]:
-    """The tensors that are missing, and what is wrong with shapes.
-
-    Args:
-        wanted: shapes by our names.
-        found: heads by our names.
-        told: our name -> the file's.
-    """
-    missing = [told(name) for name in wanted if name not in found]
-    wrong = [
-        f"{told(name)} is {list(found[name].shape)}, where {list(shape)} belongs"
-        for name, shape in wanted.items()
-        if name in found and found[name].shape != shape
-    ]
-    return missing, wrong
 
 
 def _untold(family: str, parts: Mapping[str, Facts], where: str) -> list[str]:

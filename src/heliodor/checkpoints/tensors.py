@@ -18,6 +18,7 @@ from torch import Tensor
 
 from heliodor.checkpoints.files import read_json
 from heliodor.checkpoints.header import STEM, parse_header
+from heliodor.checkpoints.variants import chosen_names, variants_in
 from heliodor.checkpoints.weights import Weight
 from heliodor.errors import FileFormatError
 
@@ -151,7 +152,7 @@ class Tensors:
         return same
 
 
-def open_tensors(place: str | Path, *, stem: str = STEM) -> Tensors:
+def open_tensors(place: str | Path, *, stem: str = STEM, variant: str | None = None) -> Tensors:
     """Open the weights of a folder, or one safetensors file.
 
     In a folder ``model.safetensors`` counts before ``model.safetensors.index.json`` and the shards
@@ -160,28 +161,34 @@ def open_tensors(place: str | Path, *, stem: str = STEM) -> Tensors:
     Args:
         place: the folder or file.
         stem: what a folder's files are called in place of ``model``.
+        variant: such as "fp16", which is read where it is there; see
+            :mod:`~heliodor.checkpoints.variants`.
 
     Raises:
         FileFormatError: no weights there, a shard that is absent or broken, or an index that
             says other than the shards.
+        InputError: a variant that is no plain word.
     """
     place = Path(place)
     if not place.is_dir():
         file = TensorFile(place)
         return Tensors(place, dict.fromkeys(file.entries, file))
-    single, index = place / f"{stem}.safetensors", place / f"{stem}.safetensors.index.json"
+    single, index = (place / name for name in chosen_names(place, stem, variant))
     if single.exists():
         file = TensorFile(single)
         return Tensors(place, dict.fromkeys(file.entries, file))
     if index.exists():
         return _open_shards(index)
-    raise FileFormatError(_no_weights(place, single.name, index.name))
+    raise FileFormatError(_no_weights(place, stem, single.name, index.name))
 
 
-def _no_weights(folder: Path, single: str, index: str) -> str:
+def _no_weights(folder: Path, stem: str, single: str, index: str) -> str:
+    variants = variants_in(folder, stem)
     others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".npz"})
     message = f"{folder} holds no {single} and no {index}"
-    if others:
+    if variants:
+        message += f", only those of a variant: ask for variant='{variants[0]}'"
+    elif others:
         message += f"; {others[0]} is not read, save the checkpoint as safetensors"
     return message
 

@@ -16,9 +16,9 @@ from heliodor.checkpoints.lumina import (
     AVERAGE,
     LAST,
     LuminaCheckpoint,
-    find_consolidated,
     save_lumina,
 )
+from heliodor.checkpoints.lumina_config import find_consolidated, read_lumina_config
 from heliodor.checkpoints.lumina_keys import OFFICIAL
 from heliodor.checkpoints.lumina_places import find_painter
 from heliodor.errors import (
@@ -251,8 +251,6 @@ def test_all_faults_are_listed_in_one_message(folder: Path, tmp_path: Path) -> N
 
 def test_a_file_without_its_last_layer_is_not_a_smaller_model() -> None:
     """Depth is counted, so the released model's is known by heart."""
-    from heliodor.checkpoints.lumina_config import read_lumina_config
-
     state = unfilled(lambda: NextDiT(NEXTDIT_2B_GQA)).state_dict()
     shapes = {OFFICIAL.to_theirs(n): tuple(v.shape) for n, v in state.items()}
     cut = {n: s for n, s in shapes.items() if not n.startswith("layers.23.")}

@@ -77,7 +77,8 @@ def plain_reference(
                 if name == "before"
                 else (error_before, error_after + error)
             )
-    return np.where((error_after < error_before)[:, None], values, before)
+    better = np.asarray(error_after < error_before)
+    return np.where(better[:, None], values, before)
 
 
 class TestRounding:
