@@ -32,6 +32,15 @@ def same_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def plain_products() -> None:
+    """Take back the kernels for narrow weights, which loading a model offers to all networks."""
+    if "heliodor.nn.linear" in sys.modules:
+        offered = sys.modules["heliodor.nn.linear"].offer
+        for dtype in ("bfloat16", "float16"):
+            offered(getattr(sys.modules["torch"], dtype), None)
+
+
+@pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that dials out of this machine fails at once, by name."""
     connect = socket.socket.connect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,8 @@ class Bench:
 
 @pytest.fixture
 def quick(tmp_path):
-    return [*QUICK, "--scratch", str(tmp_path / "scratch")]
+    peers = Path(__file__).parents[2] / "benchmarks" / "peers"
+    return [*QUICK, "--scratch", str(tmp_path / "scratch"), "--peers", str(peers)]
 
 
 def rows_of(record, part):

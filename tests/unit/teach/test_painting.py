@@ -247,7 +247,7 @@ class TestAdapters:
         learning = {name for name, p in model.named_parameters() if p.requires_grad}
         assert learning == {f"{name}.{matrix}" for name in names for matrix in "ab"}
         batch = objective(cache).batch(0)
-        losses = [float(objective(cache, each).loss(batch)[0]) for each in (plain, model)]
+        losses = [objective(cache, each).loss(batch)[0].item() for each in (plain, model)]
         assert losses[0] == losses[1]
 
     def test_merged_it_gives_what_it_gave_beside(self, cache: LatentCache) -> None:

@@ -78,7 +78,7 @@ def test_what_a_stage_learnt_is_where_the_next_one_starts(shrunk: Path) -> None:
     image tower knows of its patches included."""
     assert main(["train", "tiny-siglip", "--workdir", str(shrunk / "siglip"), *PAIR]) == 0
     pair = newest_model(shrunk / "siglip" / "scenes")
-    words = [*STAGE, "size=112", *STILL, f"start={shrunk / 'siglip' / 'scenes'}"]
+    words = [*STAGE, "size=112", "letters=0", *STILL, f"start={shrunk / 'siglip' / 'scenes'}"]
     low = trained("tiny-low", shrunk / "low", *words)
     for name, value in low.items():
         if name == "vision.position":
@@ -91,7 +91,7 @@ def test_what_a_stage_learnt_is_where_the_next_one_starts(shrunk: Path) -> None:
     assert not torch.equal(fresh["vision.patch.weight"], low["vision.patch.weight"])
     assert torch.equal(fresh["language.embedding.weight"], low["language.embedding.weight"])
 
-    words = [*STAGE, "size=112", *STILL, f"start={shrunk / 'low'}"]
+    words = [*STAGE, "size=112", "letters=0", *STILL, f"start={shrunk / 'low'}"]
     high = trained("tiny-high", shrunk / "high", *words)
     assert set(high) == set(low)
     assert all(torch.equal(value, low[name]) for name, value in high.items())
@@ -99,7 +99,7 @@ def test_what_a_stage_learnt_is_where_the_next_one_starts(shrunk: Path) -> None:
 
 def test_from_a_stages_folder_all_but_the_layer_for_patches_is_taken_over(shrunk: Path) -> None:
     low = trained("tiny-low", shrunk / "low", *STAGE, "size=32")
-    words = [*STAGE, *STILL, "size=112", f"start={shrunk / 'low' / 'model'}"]
+    words = [*STAGE, *STILL, "size=112", "letters=0", f"start={shrunk / 'low' / 'model'}"]
     high = trained("tiny-high", shrunk / "high", *words)
     for name, value in high.items():
         before = low[name].half().float()

@@ -68,7 +68,7 @@ def calibrate(
     Args:
         model: in float, on the CPU. It stays as it is.
         output: the file to write, ending in ``.safetensors``.
-        folder: pictures like those the model will see; a quarter of them is held out to measure on.
+        folder: pictures like those it will see; a quarter is held out to measure on.
         settings: what is wanted.
         prompts: a file of prompts, one a line; None for some of every task.
         resume: go on with what an earlier run of the same left.
@@ -76,31 +76,27 @@ def calibrate(
         progress: told how far it is.
 
     Raises:
-        InputError: no pictures, no such folder, an output that is there or cannot be written, a
-            model that is quantised already, or a work folder of another run.
+        InputError: no pictures or folder, an output that is there or cannot be written, a quantised
+            model, or a work folder of another run.
         CheckpointError: the disk refused.
         ImageError: a picture that cannot be opened.
     """
     began = time.perf_counter()
     target = check_output(output, force=force, resume=resume)
     _check_model(model)
-    wanted = read_prompts(prompts)
+    wanted, store = read_prompts(prompts), Store(target)
     pictures = find_pictures(folder, settings.held_out, settings.samples)
-    store = Store(target)
     run = _described(model, settings, pictures, wanted)
     finished = store.open(run, resume=resume)
-    if resume:
-        progress(f"{finished} blocks were finished before" if finished else "beginning anew")
+    progress(f"{finished} blocks were finished before")
     data = gather(model, pictures, wanted, settings, progress)
     work = _Work(network=model.model, data=data, settings=settings, store=store, tell=progress)
     schemes = work.schemes()
     reports = work.finish(schemes, finished)
     progress(f"writing {target}")
     _write(model, target, schemes, store)
-    after = load(target).model
-    judgement = judge(model.model, after, data.held_pixels, data.held)
+    judgement = judge(model.model, load(target).model, data.held_pixels, data.held)
     store.remove()
-    state = model.model.state_dict().values()
     return Report(
         path=str(target),
         settings=settings.to_dict(),
@@ -110,9 +106,14 @@ def calibrate(
         apart=pictures.apart,
         samples=len(data.examples),
         size=target.stat().st_size,
-        float_size=sum(tensor.numel() * tensor.element_size() for tensor in state),
+        float_size=_bytes_of(model),
         seconds=time.perf_counter() - began,
     )
+
+
+def _bytes_of(model: VisionLanguageModel) -> int:
+    state = model.model.state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in state)
 
 
 def check_output(output: str | Path, *, force: bool = False, resume: bool = False) -> Path:

@@ -237,11 +237,7 @@ def evaluate_painter(
     Raises:
         InputError: numbers out of range.
     """
-    if prompts < 2 or seed < 0 or round_trips < 1:
-        raise InputError(
-            f"prompts must be at least 2, seed at least 0 and round_trips at least 1, not "
-            f"{prompts}, {seed} and {round_trips}"
-        )
+    _check(prompts, seed, round_trips)
     tell = progress or _silent
     chosen = {"batch_size": 16, **(options or {})}
     asked = build_prompts(prompts, seed)
@@ -259,17 +255,13 @@ def evaluate_painter(
         painted = painter.paint(texts, seed=seeds, **chosen)
         pictures[language] = [np.asarray(each.image.convert("RGB")) for each in painted]
     seconds = (time.perf_counter() - began) / (prompts * len(LANGUAGES))
-    for language in LANGUAGES:
+    for language, seen in pictures.items():
         tell(f"they are looked at: {language}")
-        found[language] = _ratios(score(wanted, look(judge, pictures[language], wanted)))
-        moved = [*pictures[language][1:], pictures[language][0]]
-        others[language] = _ratios(score(wanted, look(judge, moved, wanted)))
-    figures = [
-        figure
-        for language in LANGUAGES
-        for figure in _figures(language, found, real, others[language], seed)
-    ]
-    figures.append(_round_trip(network, round_trips, seed))
+        found[language] = _ratios(score(wanted, look(judge, seen, wanted)))
+        others[language] = _ratios(score(wanted, look(judge, [*seen[1:], seen[0]], wanted)))
+    figures = [_round_trip(network, round_trips, seed)]
+    for language in reversed(LANGUAGES):
+        figures[:0] = _figures(language, found, real, others[language], seed)
     return PaintReport(
         figures=tuple(figures),
         prompts=prompts,
@@ -278,6 +270,14 @@ def evaluate_painter(
         seconds=seconds,
         machine=describe_machine(),
     )
+
+
+def _check(prompts: int, seed: int, round_trips: int) -> None:
+    if prompts < 2 or seed < 0 or round_trips < 1:
+        raise InputError(
+            f"prompts must be at least 2, seed at least 0 and round_trips at least 1, not "
+            f"{prompts}, {seed} and {round_trips}"
+        )
 
 
 def _silent(_: str) -> None:
