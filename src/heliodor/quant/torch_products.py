@@ -51,7 +51,7 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     factor = torch.where(usable, 127 / largest, 0)
     codes = torch.where(usable[:, None], x * factor[:, None], 0).round_().to(torch.int8)
     codes = F.pad(codes, (0, -x.shape[1] % 4))
-    scales = torch.where(largest.isfinite(), largest / 127, torch.nan)
+    scales = torch.where(usable, largest / 127, 0).masked_fill(~largest.isfinite(), torch.nan)
     return codes, scales, codes.sum(-1, dtype=torch.int32)
 
 

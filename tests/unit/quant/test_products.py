@@ -58,6 +58,17 @@ def test_rows_get_the_same_codes(rows: int, width: int, seed: int, data: st.Data
 
 
 @native
+@pytest.mark.parametrize("largest", [1e-42, 1.4e-37, 1.49e-36, 1.51e-36, 3e-36])
+def test_rows_next_to_nothing_count_as_nothing(largest: float) -> None:
+    """Where a scale would be denormal it is 0; above, codes are as ever."""
+    x = torch.tensor([[largest, -largest / 2, 0.0, 0.0]])
+    for codes, scales, _ in (torch_products.quantise_rows(x), kernels.quantise_rows(x)):
+        seen = [127, -64, 0, 0] if largest > 1.5e-36 else [0] * 4
+        assert codes.tolist() == [seen]
+        assert float(scales) == pytest.approx(largest / 127 if largest > 1.5e-36 else 0.0)
+
+
+@native
 def test_norms_and_gates_differ_by_their_last_bit_alone() -> None:
     x, up, weight, bias = noise(5, 70), noise(5, 70, seed=1), noise(70, seed=2), noise(70, seed=3)
     for one, other in (
