@@ -31,7 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, LuminaNextDiT2DModel, LuminaPipeline
+from diffusers.models.transformers.lumina_nextdit2d import LuminaNextDiT2DModel
+from diffusers.pipelines.lumina.pipeline_lumina import LuminaPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import Tensor, nn
 from transformers import GemmaConfig as TheirConfig
 from transformers import GemmaModel
@@ -90,7 +94,7 @@ class Pipeline:
             scheduler=FlowMatchEulerDiscreteScheduler(),
             vae=None,  # pyright: ignore[reportArgumentType] - latents are asked for
             text_encoder=None,  # pyright: ignore[reportArgumentType] - features are given
-            tokenizer=None,  # pyright: ignore[reportArgumentType]
+            tokenizer=None,
         )
         self._run.set_progress_bar_config(disable=True)
         self._side = side

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,9 +46,38 @@ class PlainRMSNorm(nn.Module):
         Returns:
             float32 [... D].
         """
-        x = x.float()
-        weight = self.weight.float() if factor is None else self.weight.float() * factor
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * weight
+        x, weight = x.float(), self._weight(factor)
+        shrink = _shrink(x, self.eps)
+        return x * shrink * weight if torch.is_grad_enabled() else (x * shrink).mul_(weight)
+
+    def onto(self, residual: Tensor, x: Tensor, factor: Tensor) -> Tensor:
+        """``residual + norm(x, factor)``, without new memory for what lies between.
+
+        Args:
+            residual: float32 [... D].
+            x: [... D] of any float dtype; written over where gradients are off.
+            factor: float32, broadcasts with x.
+
+        Returns:
+            float32 [... D].
+        """
+        x, weight = x.float(), self._weight(factor)
+        shrink = _shrink(x, self.eps)
+        scaled = x * shrink * weight if torch.is_grad_enabled() else x.mul_(shrink).mul_(weight)
+        return residual + scaled
+
+    def _weight(self, factor: Tensor | None) -> Tensor:
+        weight = self.weight.float()
+        return weight if factor is None else weight * factor
+
+
+def _shrink(x: Tensor, eps: float) -> Tensor:
+    """What makes the mean square of x [... D] one: float32 [... 1]."""
+    if torch.is_grad_enabled():
+        return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    # It reads x and writes no squares.
+    length = cast("Tensor", torch.linalg.vector_norm(x, dim=-1, keepdim=True))  # pyright: ignore[reportUnknownMemberType]
+    return torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
 
 
 class LayerNorm(nn.LayerNorm):

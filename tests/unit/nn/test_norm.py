@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.reference.norm import rms_norm
 
-from heliodor.nn.norm import RMSNorm
+from heliodor.nn.norm import PlainRMSNorm, RMSNorm
 
 
 def made(width: int = 12, eps: float = 1e-3) -> RMSNorm:
@@ -46,3 +46,40 @@ def test_a_narrow_scale_is_widened_before_one_is_added() -> None:
     rounded = made()
     rounded.scale.data = norm.scale.data.float()
     assert torch.equal(norm(x), rounded(x))
+
+
+def plainly(x: torch.Tensor, norm: PlainRMSNorm, factor: torch.Tensor) -> np.ndarray:
+    """The formula in float64."""
+    wide = x.detach().double().numpy()
+    length = np.sqrt(np.square(wide).mean(-1, keepdims=True) + norm.eps)
+    return wide / length * norm.weight.detach().double().numpy() * factor.double().numpy()
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_the_plain_norm_equals_its_formula_either_way(size: float, *, gradients: bool) -> None:
+    random = torch.Generator().manual_seed(2)
+    norm = PlainRMSNorm(12, 1e-5)
+    norm.weight.data = torch.randn(12, generator=random)
+    x, residual = (torch.randn(2, 5, 12, generator=random) * size for _ in range(2))
+    factor = torch.randn(2, 1, 12, generator=random)
+    expected = plainly(x, norm, factor)
+    before = residual.clone()
+    with torch.set_grad_enabled(gradients):
+        given = x.clone()
+        found, onto = norm(given, factor), norm.onto(residual, given.clone(), factor)
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+    wanted = residual.double().numpy() + expected
+    np.testing.assert_allclose(onto.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
+    assert torch.equal(given, x)  # what is normalised before a part is the residual stream itself
+    assert torch.equal(residual, before)
+
+
+def test_the_plain_norm_of_zeros_is_zero_and_has_a_gradient() -> None:
+    norm = PlainRMSNorm(4, 1e-5)
+    x = torch.zeros(1, 4, requires_grad=True)
+    norm(x).sum().backward()
+    assert x.grad is not None
+    assert bool(x.grad.isfinite().all())
+    with torch.no_grad():
+        assert norm(x).tolist() == [[0.0] * 4]
