@@ -37,6 +37,7 @@ from heliodor.checkpoints.language import EMBEDDING, LanguageCheckpoint, languag
 from heliodor.checkpoints.section import CONFIG, Section
 from heliodor.checkpoints.shards import write_tensors
 from heliodor.checkpoints.target import commit, staged
+from heliodor.checkpoints.variants import chosen_names
 from heliodor.checkpoints.weights import Weight, parse_dtype
 from heliodor.errors import ConfigError, InputError
 from heliodor.models.gemma import GemmaConfig
@@ -65,11 +66,13 @@ class DiffusersPipeline:
         folder: where it lies.
         source: what the user asked for.
         merge: as for :class:`~heliodor.checkpoints.diffusers_transformer.DiffusersTransformer`.
+        variant: of the files' names, such as "fp16". A part that has none is read as it is.
     """
 
     folder: Path
     source: str
     merge: Merge | None = None
+    variant: str | None = None
 
     def check(self) -> None:
         """See that ``model_index.json`` is of this pipeline.
@@ -89,7 +92,9 @@ class DiffusersPipeline:
     def transformer(self) -> DiffusersTransformer:
         """What paints."""
         folder = self.folder / "transformer"
-        return DiffusersTransformer(folder=folder, source=self.source, merge=self.merge)
+        return DiffusersTransformer(
+            folder=folder, source=self.source, merge=self.merge, variant=self.variant
+        )
 
     @property
     def text_encoder(self) -> LanguageCheckpoint | None:
@@ -97,7 +102,7 @@ class DiffusersPipeline:
         folder = self.folder / "text_encoder"
         if not (folder / CONFIG).is_file():
             return None
-        return LanguageCheckpoint(folder=folder, source=self.source)
+        return LanguageCheckpoint(folder=folder, source=self.source, variant=self.variant)
 
     @property
     def vae(self) -> Path | None:
@@ -166,6 +171,7 @@ class PainterParts:
         text_state: the text encoder's tensors by our names, of all its layers.
         tokenizer: None to leave it out.
         vae: the folder of an ``AutoencoderKL``; None to leave it out.
+        vae_variant: of the names of its files, which are copied under the plain ones.
         scheduler: diffusers' time grid.
     """
 
@@ -175,6 +181,7 @@ class PainterParts:
     text_state: State | None = field(default=None, repr=False)
     tokenizer: GemmaTokenizer | None = None
     vae: Path | None = None
+    vae_variant: str | None = None
     scheduler: Scheduler = field(default_factory=Scheduler)
 
 
@@ -214,7 +221,7 @@ def save_pipeline(
             )
         _write_text(parts, stage, dtype, max_shard_size)
         if parts.vae is not None:
-            _copy_vae(parts.vae, stage / "vae")
+            _copy_vae(parts.vae, stage / "vae", parts.vae_variant)
         commit(stage, target)
 
 
@@ -291,8 +298,14 @@ def _write_text(
         write_tensors(new, tensors, written, max_shard_size)
 
 
-def _copy_vae(source: Path, target: Path) -> None:
+def _copy_vae(source: Path, target: Path, variant: str | None) -> None:
     """Configuration and safetensors, byte by byte; nothing else that may lie there."""
+    single, _ = chosen_names(source, STEM, variant)
+    if single != f"{STEM}.safetensors" and (source / single).is_file():
+        target.mkdir()
+        shutil.copyfile(source / CONFIG, target / CONFIG)
+        shutil.copyfile(source / single, target / f"{STEM}.safetensors")
+        return
     files = [source / name for name in _VAE_FILES if (source / name).is_file()]
     files += sorted(source.glob(f"{STEM}-*-of-*.safetensors"))
     if not any(path.suffix == ".safetensors" for path in files) or files[0].name != CONFIG:

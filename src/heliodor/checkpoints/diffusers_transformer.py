@@ -50,11 +50,14 @@ class DiffusersTransformer:
         source: what the user asked for.
         merge: whose queries count where the two copies differ, those of self-attention or those
             of caption attention; None to refuse such a file.
+        variant: of the files' names, such as "fp16"; see
+            :mod:`~heliodor.checkpoints.variants`.
     """
 
     folder: Path
     source: str
     merge: Merge | None = None
+    variant: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a choice that does not exist."""
@@ -70,6 +73,14 @@ class DiffusersTransformer:
         """
         return read_transformer_config(self.folder)
 
+    def tensors(self) -> Tensors:
+        """The tensors by the file's names, none of them read.
+
+        Raises:
+            FileFormatError: there are none, or a file is broken.
+        """
+        return open_tensors(self.folder, stem=STEM, variant=self.variant)
+
     def weights(self) -> dict[str, Weight]:
         """The tensors by our names, none of them read but duplicates, to compare them.
 
@@ -79,7 +90,7 @@ class DiffusersTransformer:
             KeyMismatchError: names or shapes are not those that the configuration asks for, or
                 the two copies of the queries differ and ``merge`` does not choose.
         """
-        config, tensors = self.config(), open_tensors(self.folder, stem=STEM)
+        config, tensors = self.config(), self.tensors()
         refuse_relatives({name: tensors.entry(name).shape for name in tensors}, self.folder)
         keys = DIFFUSERS_CAPTION if self.merge == "caption" else DIFFUSERS_SELF
         match = match_network(tensors, keys, config, self.folder)

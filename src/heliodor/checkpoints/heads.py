@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from heliodor.checkpoints.files import read_json
 from heliodor.checkpoints.header import SIZES, STEM, read_header
-from heliodor.checkpoints.variants import chosen_names
+from heliodor.checkpoints.variants import variants_in, weight_names
 from heliodor.errors import CheckpointError, FileFormatError
 
 NAMES = {
@@ -72,15 +72,16 @@ class Heads:
     metadata: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def folder_heads(folder: Path, *, stem: str = STEM, variant: str | None = None) -> Heads:
-    """The weights in a folder, be they one file or shards.
+def folder_heads(folder: Path, *, stem: str = STEM) -> Heads:
+    """The weights in a folder, be they one file or shards; a variant's where there are no others.
 
     Args:
         folder: in transformers' or diffusers' layout.
         stem: what its files are called in place of ``model``.
-        variant: which is looked at where it is there.
     """
-    single, index = chosen_names(folder, stem, variant)
+    plain = any((folder / name).is_file() for name in weight_names(stem))
+    variants = [] if plain else variants_in(folder, stem)
+    single, index = weight_names(stem, variants[0] if variants else None)
     if (folder / single).is_file():
         return file_heads([folder / single])
     if not (folder / index).is_file():

@@ -57,10 +57,13 @@ class LanguageCheckpoint:
     Attributes:
         folder: where it lies.
         source: what the user asked for, a folder or a hub id.
+        variant: of the files' names, such as "fp16"; see
+            :mod:`~heliodor.checkpoints.variants`.
     """
 
     folder: Path
     source: str
+    variant: str | None = None
 
     def config(self) -> GemmaConfig:
         """Shapes from ``config.json``.
@@ -89,7 +92,7 @@ class LanguageCheckpoint:
                 for name, weight in found.items()
                 if name.startswith(_LANGUAGE)
             }
-        config, tensors = self.config(), open_tensors(self.folder)
+        config, tensors = self.config(), open_tensors(self.folder, variant=self.variant)
         state = unfilled(lambda: Gemma(config)).state_dict()
         wanted = {name: tuple(value.shape) for name, value in state.items()}
         shapes = {name: tensors.entry(name).shape for name in tensors}

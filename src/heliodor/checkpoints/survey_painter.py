@@ -21,7 +21,7 @@ from heliodor.checkpoints.lumina_keys import DIFFUSERS_CAPTION, DIFFUSERS_SELF, 
 from heliodor.checkpoints.lumina_relatives import refuse_relatives
 from heliodor.checkpoints.oddities import Facts, odd_types
 from heliodor.checkpoints.recognise import CONFIG, PIPELINE
-from heliodor.checkpoints.variants import chosen_names, variants_in
+from heliodor.checkpoints.variants import variants_in, weight_names
 from heliodor.errors import CheckpointError, ConfigError
 from heliodor.models.nextdit_config import (
     NEXTDIT_2B,
@@ -91,13 +91,12 @@ def _transformer(folder: Path, prefix: str = "") -> Facts:
     if kind != CLASS:
         read_transformer_config(folder)  # says what it is
     config, faults = _read(lambda: read_transformer_config(folder))
-    variants, odd = variants_in(folder, STEM), list[str]()
-    plain = any((folder / name).is_file() for name in chosen_names(folder, STEM))
-    variant = None if plain or not variants else variants[0]
-    if variants:
-        said = "it holds" if plain else "it holds only"
-        odd.append(f"{said} the variant {variants[0]}: variant='{variants[0]}' reads it")
-    heads = folder_heads(folder, stem=STEM, variant=variant)
+    odd: list[str] = []
+    for variant in variants_in(folder, STEM):
+        plain = any((folder / name).is_file() for name in weight_names(STEM))
+        said = "holds the variant" if plain else "holds only the variant"
+        odd.append(f"{said} {variant}: load it with variant='{variant}'")
+    heads = folder_heads(folder, stem=STEM)
     refuse_relatives({name: head.shape for name, head in heads.tensors.items()}, folder)
     facts = _network(config, replace(heads, files=_under(prefix, heads)), DIFFUSERS_SELF, faults)
     facts["odd"] = odd + facts["odd"]

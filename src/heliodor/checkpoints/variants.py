@@ -15,6 +15,7 @@ from heliodor.checkpoints.header import STEM
 from heliodor.errors import InputError
 
 _VARIANT = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 def weight_names(stem: str = STEM, variant: str | None = None) -> tuple[str, str]:
@@ -48,7 +49,8 @@ def variants_in(folder: Path, stem: str = STEM) -> list[str]:
     index = re.compile(rf"{re.escape(stem)}\.safetensors\.index\.({_VARIANT.pattern})\.json")
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     found = [single.fullmatch(name) or index.fullmatch(name) for name in names]
-    return sorted({match[1] for match in found if match is not None})
+    words = {match[1] for match in found if match is not None}
+    return sorted(word for word in words if _SHARD.search(word) is None)
 
 
 def weight_patterns(stem: str = STEM, variant: str | None = None) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ For example:
   heliodor inspect paligemma2-28b-pt-448.b16.npz
   heliodor inspect mix-224-int8.safetensors --engine
 
-It reads folders in transformers layout, big_vision's .npz files and their pieces, native files and
-LoRA adapters. No weight is read; of a hub id only the small files are fetched. Of a repository that
-holds several models, as google/paligemma-3b-pt-224-jax does, it lists the files: give one as
+It reads folders in transformers layout, big_vision's .npz files and their pieces, native files,
+LoRA adapters, and painters: diffusers' folders and the official consolidated*.safetensors. No
+weight is read; of a hub id only the small files are fetched. Of a repository that holds several
+models, as google/paligemma-3b-pt-224-jax does, it lists the files: give one as
 google/paligemma-3b-pt-224-jax/NAME.npz.
 """
 

@@ -89,6 +89,10 @@ def _add_painter(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="type of the weights in memory"
     )
+    group.add_argument("--variant", metavar="NAME", help="of diffusers' file names, as fp16")
+    group.add_argument(
+        "--merge", choices=["self", "caption"], help="which queries count where two copies differ"
+    )
     group.add_argument("--quantize", metavar="RECIPE", help="int8 or int4")
     group.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
@@ -213,6 +217,8 @@ def _load(args: argparse.Namespace) -> Painter:
         "vae",
         "vae_dtype",
         "dtype",
+        "variant",
+        "merge",
         "quantize",
         "device",
         "revision",

@@ -9,7 +9,7 @@ Parts that a source lacks, or for which others are wanted, are named by the call
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -25,6 +25,7 @@ from heliodor.checkpoints.diffusers_transformer import STEM, DiffusersTransforme
 from heliodor.checkpoints.lumina import AVERAGE, LAST, LuminaCheckpoint
 from heliodor.checkpoints.lumina_places import find_painter
 from heliodor.checkpoints.tensors import open_tensors
+from heliodor.checkpoints.variants import weight_patterns
 from heliodor.checkpoints.weights import READABLE, parse_dtype
 from heliodor.errors import ConfigError, InputError
 from heliodor.models.gemma import Gemma
@@ -41,22 +42,18 @@ from heliodor.quant.scheme import Recipe, recipe
 
 __all__ = ["PartOptions", "open_painter", "vae_folder"]
 
-_PARTS = ("text_encoder", "tokenizer", "vae", "vae_dtype", "merge")
-_PATTERNS = (
+_PARTS = ("text_encoder", "tokenizer", "vae", "vae_dtype", "merge", "variant")
+_SMALL = (
     INDEX,
     "scheduler/scheduler_config.json",
     "tokenizer/tokenizer.json",
     "tokenizer/tokenizer.model",
     "transformer/config.json",
-    f"transformer/{STEM}*.safetensors",
-    f"transformer/{STEM}.safetensors.index.json",
     "text_encoder/config.json",
-    "text_encoder/model*.safetensors",
-    "text_encoder/model.safetensors.index.json",
     "vae/config.json",
-    f"vae/{WEIGHTS}",
     "config.json",
 )
+_WEIGHTS = {"transformer": STEM, "text_encoder": "model", "vae": STEM}
 _VAE_PATTERNS = ("config.json", WEIGHTS, "vae/config.json", f"vae/{WEIGHTS}")
 
 
@@ -68,6 +65,7 @@ class PartOptions(TypedDict, total=False):
     vae: str | Path | None
     vae_dtype: str | torch.dtype | None
     merge: Merge | None
+    variant: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +128,9 @@ def open_painter(
         recipe=None if quantize is None else recipe(quantize),
         device=_device(device),
     )
-    found = find_painter(_locate(source, revision), str(source), merge=parts.get("merge"))
+    variant = parts.get("variant")
+    place = _locate(source, revision, variant)
+    found = find_painter(place, str(source), merge=parts.get("merge"), variant=variant)
     whole = found if isinstance(found, DiffusersPipeline) else None
     files = PainterFiles(
         transformer=found.transformer if isinstance(found, DiffusersPipeline) else found,
@@ -202,7 +202,7 @@ def _shipped() -> Path:
     return TINY
 
 
-def _locate(source: str | Path, revision: str | None) -> Path:
+def _locate(source: str | Path, revision: str | None, variant: str | None) -> Path:
     """A path on this machine, downloaded where a hub id is named."""
     if source == "tiny":
         if revision is not None:
@@ -215,10 +215,19 @@ def _locate(source: str | Path, revision: str | None) -> Path:
         return place
     from heliodor.checkpoints import hub  # noqa: PLC0415 - a third of a second, for downloads alone
 
-    folder = hub.resolve(named[0], revision=revision, patterns=(*_PATTERNS, AVERAGE))
-    if not (folder / INDEX).is_file() and not (folder / AVERAGE).is_file():
-        folder = hub.resolve(named[0], revision=revision, patterns=(*_PATTERNS, LAST))
-    return folder
+    def fetch(*more: str) -> Path:
+        return hub.resolve(named[0], revision=revision, patterns=(*_SMALL, *more))
+
+    folder = fetch(*_weights(_WEIGHTS, variant), AVERAGE)
+    if not (folder / INDEX).is_file():
+        return folder if (folder / AVERAGE).is_file() else fetch(LAST)
+    plain = [part for part in _WEIGHTS if not any((folder / part).glob("*.safetensors"))]
+    return folder if variant is None or not plain else fetch(*_weights(plain, None))
+
+
+def _weights(parts: Iterable[str], variant: str | None) -> list[str]:
+    """What to fetch of some parts' weights."""
+    return [f"{part}/{name}" for part in parts for name in weight_patterns(_WEIGHTS[part], variant)]
 
 
 def _open_text(whole: DiffusersPipeline | None, source: str, parts: PartOptions) -> GemmaSource:
@@ -241,9 +250,9 @@ def _open_text(whole: DiffusersPipeline | None, source: str, parts: PartOptions)
 def _open_vae(whole: DiffusersPipeline | None, parts: PartOptions) -> VaeSource | None:
     given = parts.get("vae")
     if given is not None:
-        return open_vae(vae_folder(given))
+        return open_vae(vae_folder(given), variant=parts.get("variant"))
     own = None if whole is None else whole.vae
-    return None if own is None else open_vae(own)
+    return None if own is None else open_vae(own, variant=parts.get("variant"))
 
 
 def _text_part(gemma: GemmaSource, holding: Holding) -> Part[PromptEncoder]:
@@ -288,7 +297,7 @@ def _stored(transformer: DiffusersTransformer | LuminaCheckpoint) -> torch.dtype
     if isinstance(transformer, LuminaCheckpoint):
         tensors = open_tensors(transformer.path)
     else:
-        tensors = open_tensors(transformer.folder, stem=STEM)
+        tensors = transformer.tensors()
     found = next((tensors.entry(name).dtype for name in tensors), torch.float32)
     return found if found in READABLE else torch.float32
 

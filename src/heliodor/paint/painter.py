@@ -61,7 +61,7 @@ def load_painter(
         **parts: where the source lacks them or others are wanted: ``text_encoder``, a Gemma in any
             form; ``tokenizer``, its file; ``vae``, a folder of diffusers; ``vae_dtype``, float32
             by default, or bfloat16. Where a diffusers file's two copies of the queries differ,
-            ``merge`` says whose count: "self" or "caption".
+            ``merge`` says whose count: "self" or "caption"; ``variant``, such as "fp16": of names.
 
     Raises:
         CheckpointError: files are missing, broken, or of another family.

@@ -65,6 +65,7 @@ def save_painter(files: PainterFiles, path: Path, kind: str) -> None:
         text_state=files.gemma.weights(),
         tokenizer=files.gemma.tokenizer(),
         vae=None if files.vae is None else files.vae.folder,
+        vae_variant=None if files.vae is None else files.vae.variant,
         scheduler=files.scheduler,
     )
     save_pipeline(parts, path)

@@ -16,6 +16,7 @@ import torch
 from heliodor.checkpoints.blueprint import unfilled
 from heliodor.checkpoints.files import read_json
 from heliodor.checkpoints.tensors import Tensors, open_tensors
+from heliodor.checkpoints.variants import chosen_names, variants_in
 from heliodor.checkpoints.weights import READABLE, parse_dtype
 from heliodor.errors import CheckpointError, ConfigError, FileFormatError, KeyMismatchError
 from heliodor.paint.vae import Autoencoder, decoding_work
@@ -23,7 +24,8 @@ from heliodor.paint.vae import Autoencoder, decoding_work
 __all__ = ["WEIGHTS", "VaeSource", "open_vae"]
 
 CONFIG = "config.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{STEM}.safetensors"
 _CLASS = "AutoencoderKL"
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)")
@@ -36,10 +38,12 @@ class VaeSource:
     Attributes:
         folder: holds ``config.json`` and the weights.
         values: of ``config.json``.
+        variant: of the name of the weights, such as "fp16"; read where it is there.
     """
 
     folder: Path
     values: dict[str, Any]
+    variant: str | None = None
 
     @property
     def channels(self) -> int:
@@ -69,10 +73,12 @@ class VaeSource:
         Raises:
             FileFormatError: none there, or broken.
         """
-        path = self.folder / WEIGHTS
+        path = self.folder / chosen_names(self.folder, STEM, self.variant)[0]
         if not path.is_file():
             others = sorted(entry.name for entry in self.folder.glob("*.bin"))
             hint = f"; {others[0]} is a pickle and is not read" if others else ""
+            if variants := variants_in(self.folder, STEM):
+                hint = f", only those of a variant: ask for variant='{variants[0]}'"
             raise FileFormatError(f"{self.folder} holds no {WEIGHTS}{hint}")
         return open_tensors(path)
 
@@ -152,8 +158,12 @@ class VaeSource:
                 )
 
 
-def open_vae(folder: str | Path) -> VaeSource:
+def open_vae(folder: str | Path, *, variant: str | None = None) -> VaeSource:
     """Look at a folder of diffusers: an autoencoder's own, or a pipeline's with one in ``vae``.
+
+    Args:
+        folder: which.
+        variant: of the name of the weights, such as "fp16"; read where it is there.
 
     Raises:
         ConfigError: there is none, or one of another kind.
@@ -167,7 +177,7 @@ def open_vae(folder: str | Path) -> VaeSource:
             f"{place / CONFIG} describes {values.get('_class_name')!r}; expected an {_CLASS} of "
             "diffusers, such as stabilityai/sdxl-vae"
         )
-    return VaeSource(folder=place, values=values)
+    return VaeSource(folder=place, values=values, variant=variant)
 
 
 def check_dtype(dtype: str | torch.dtype) -> torch.dtype:
