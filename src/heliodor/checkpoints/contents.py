@@ -130,6 +130,18 @@ def watched(weights: Mapping[str, Weight], tick: Callable[[int], None]) -> dict[
     return {name: replace(weight, read=reading(weight)) for name, weight in weights.items()}
 
 
+def counter(tell: Callable[[int, int], None], total: int) -> Callable[[int], None]:
+    """What tells of values read, one count after another, how many of all are through."""
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        tell(min(done, total), total)
+
+    return tick
+
+
 def same_values(one: Weight, other: Weight, dtype: torch.dtype) -> bool:
     """Whether ``other`` holds the values of ``one`` as ``dtype``, NaN being NaN.
 

@@ -25,15 +25,17 @@ from heliodor.checkpoints.adapters import find_adapter, merged
 from heliodor.checkpoints.contents import (
     Contents,
     as_network,
+    counter,
     differing_fields,
     open_contents,
     same_values,
     watched,
 )
+from heliodor.checkpoints.convert_painter import Wishes, convert_painter, refuse
 from heliodor.checkpoints.files import Replacement
 from heliodor.checkpoints.maskcodec import CODEC_NAMES, write_mask_codec
 from heliodor.checkpoints.quantised import ALONE, check_float, quantised_contents
-from heliodor.checkpoints.recognise import Kind, recognise
+from heliodor.checkpoints.recognise import Kind, holds_painter, recognise
 from heliodor.checkpoints.target import check_target, commit, staged, target_kind
 from heliodor.checkpoints.weights import EMBEDDING, kept_names, parse_dtype
 from heliodor.errors import CheckpointError, ConfigError, InputError
@@ -86,6 +88,7 @@ def convert(  # noqa: PLR0913 - each is one wish of the caller's
     force: bool = False,
     revision: str | None = None,
     progress: Progress = _silent,
+    **painter: Any,
 ) -> Converted:
     """Write a checkpoint in another format or type.
 
@@ -101,35 +104,52 @@ def convert(  # noqa: PLR0913 - each is one wish of the caller's
         force: replace what stands at the target, if it is a checkpoint.
         revision: of a hub id.
         progress: called as the work goes on.
+        **painter: of a painter in diffusers' layout ``merge`` and ``variant``.
 
     Raises:
         CheckpointError: something would be lost, a value does not fit the type, what was written
             reads back as something else, or the disk refused. The target is as it was.
         InputError: a target that exists, or one that is the source.
     """
-    unknown = sorted(set(drop) - {*DROPPABLE})
-    if unknown:
-        raise InputError(f"{unknown[0]!r} cannot be dropped; {', '.join(DROPPABLE)} can")
     place = Path(target).expanduser().resolve()
+    origin = locate(source, revision=revision)
+    chosen = None if dtype is None else parse_dtype(dtype)
+    if holds_painter(origin):
+        refuse({"tokenizer": tokenizer, "adapter": adapter, "quantize": quantize})
+        wishes = Wishes(format=format, dtype=chosen, drop=drop, force=force, **painter)
+        return Converted(path=place, **convert_painter(origin, place, wishes, progress))
+    refuse(painter, "it belongs to painters in diffusers' layout")
+    _check_drop(drop)
     kind = target_kind(place, format)
-    found = recognise(locate(source, revision=revision))
+    found = recognise(origin)
     check_target(place, found.path, force=force)
     contents = open_contents(open_found(found, str(source)), found.kind, found.family)
-    if tokenizer is not None:
-        contents = replace(contents, tokenizer=_open_tokenizer(tokenizer, contents))
-    if adapter is not None:
-        contents = _with_adapter(contents, adapter)
+    contents = _completed(contents, tokenizer, adapter)
     contents = _quantised(contents, kind, None if quantize is None else find_recipe(quantize))
-    chosen = None if dtype is None else parse_dtype(dtype)
     kept, dropped = _without(contents, kind, frozenset(drop))
     total = sum(weight.count for weight in kept.weights.values())
     with staged(place) as stage:
-        counted = watched(kept.weights, _counter(partial(progress, "writing"), total))
+        counted = watched(kept.weights, counter(partial(progress, "writing"), total))
         _WRITERS[kind, kept.family](replace(kept, weights=counted), stage, chosen)
-        counted = watched(kept.weights, _counter(partial(progress, "verifying"), total))
+        counted = watched(kept.weights, counter(partial(progress, "verifying"), total))
         _verify(replace(kept, weights=counted), stage, chosen, frozenset(drop))
         commit(stage, place)
     return Converted(path=place, format=kind.value, tensors=len(kept.weights), dropped=dropped)
+
+
+def _check_drop(drop: Collection[str]) -> None:
+    unknown = sorted(set(drop) - {*DROPPABLE})
+    if unknown:
+        raise InputError(f"{unknown[0]!r} cannot be dropped; {', '.join(DROPPABLE)} can")
+
+
+def _completed(
+    contents: Contents, tokenizer: str | Path | None, adapter: str | Path | None
+) -> Contents:
+    """The contents with what the caller adds to them."""
+    if tokenizer is not None:
+        contents = replace(contents, tokenizer=_open_tokenizer(tokenizer, contents))
+    return contents if adapter is None else _with_adapter(contents, adapter)
 
 
 def _with_adapter(contents: Contents, adapter: str | Path) -> Contents:
@@ -159,17 +179,6 @@ def _open_tokenizer(path: str | Path, contents: Contents) -> Any:
         return FixedTokenizer.from_file(path, length=contents.config.text.length)
     kind = Tokenizer if contents.family == "paligemma" else GemmaTokenizer
     return kind.from_file(path)
-
-
-def _counter(tell: Callable[[int, int], None], total: int) -> Callable[[int], None]:
-    done = 0
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        tell(min(done, total), total)
-
-    return tick
 
 
 def _without(

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from heliodor.checkpoints.files import sync_folder
-from heliodor.checkpoints.recognise import Kind
+from heliodor.checkpoints.recognise import PIPELINE, Kind
 from heliodor.errors import CheckpointError, InputError
 
 FORMATS = ("transformers", "big_vision", "native")
@@ -24,6 +24,11 @@ _OURS = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors|(tokenizer|spiece)\.model|maskcodec\.npz|vae-oid\.npz"
 )
 """What lies in a checkpoint's folder."""
+_PAINTERS = re.compile(
+    r"(model_index|config)\.json|consolidated(_ema)?\.00-of-01\.safetensors|"
+    r"scheduler|text_encoder|tokenizer|transformer|vae"
+)
+"""What lies in a painter's, in either layout."""
 _OLD = "replaced"
 
 
@@ -71,6 +76,9 @@ def _check_replaceable(folder: Path) -> None:
     """A folder in which nothing but a checkpoint lies: what else is there would be lost."""
     names = sorted(entry.name for entry in folder.iterdir())
     others = [n for n in names if not _OURS.fullmatch(n) or (folder / n).is_dir()]
+    if any(n == PIPELINE or n.startswith("consolidated") for n in names):
+        others = [n for n in names if not _PAINTERS.fullmatch(n)]
+        names = []
     if others or (names and "config.json" not in names):
         what = f"holds {others[0]} too" if others else "has no config.json"
         raise InputError(

@@ -8,9 +8,12 @@ For example:
   heliodor convert google/paligemma-3b-pt-224 pt_224.npz --drop tokenizer,padding,processor
   heliodor convert google/paligemma-3b-pt-224 mine --adapter path/to/lora
   heliodor convert google/paligemma-3b-mix-224 mix-int8.safetensors --quantize int8
+  heliodor convert consolidated.00-of-01.safetensors painter --dtype bfloat16
+  heliodor convert painter official --format lumina --drop text_encoder,vae
 
 The target's name says the format: .npz is big_vision's, .safetensors is the native single file,
-anything else a folder in transformers layout. What would be lost is refused and named. What is
+anything else a folder in transformers layout. Painters are written into folders: diffusers', or
+with --format lumina the official one. What would be lost is refused and named. What is
 written is read back and compared, and appears whole or not at all.
 """
 
@@ -36,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TO", help="what to write; its name says the format")
     parser.add_argument(
         "--format",
-        choices=("transformers", "big_vision", "native"),
+        choices=("transformers", "big_vision", "native", "diffusers", "lumina"),
         help="what to write (default: what TO says)",
     )
     parser.add_argument(
@@ -56,8 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drop",
         metavar="WHAT,...",
         default="",
-        help="leave behind what TO cannot hold: tokenizer, padding, codec, processor, context",
+        help="leave behind what TO cannot hold: tokenizer, padding, codec, processor, context; "
+        "of a painter text_encoder, vae, scheduler",
     )
+    parser.add_argument(
+        "--merge",
+        choices=["self", "caption"],
+        help="of a painter: which queries count where diffusers' two copies differ",
+    )
+    parser.add_argument("--variant", metavar="NAME", help="of diffusers' file names, as fp16")
     parser.add_argument("--force", action="store_true", help="replace TO if it is a checkpoint")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     add_json(parser)
@@ -83,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
             force=args.force,
             revision=args.revision,
             progress=tell,
+            merge=args.merge,
+            variant=args.variant,
         )
     except InputError as error:
         raise UsageError(str(error)) from error
