@@ -23,6 +23,9 @@ our own; nothing a user passes can reach one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 __all__ = [
     "CancelledError",
     "CheckpointError",
@@ -92,7 +95,22 @@ class PaintingError(HeliodorError):
 
 
 class CancelledError(HeliodorError):
-    """The caller asked to stop before the work was done."""
+    """The caller asked to stop before the work was done.
+
+    Attributes:
+        finished: what was done by then, by its number counted from 0; what is not done is not in
+            it. A painter puts its pictures there, or latents where those were asked for.
+    """
+
+    def __init__(self, message: str, *, finished: Mapping[int, Any] | None = None) -> None:
+        """Keep what was done.
+
+        Args:
+            message: what was stopped, and where.
+            finished: as the attribute.
+        """
+        super().__init__(message)
+        self.finished: dict[int, Any] = dict(finished or {})
 
 
 class TrainingError(HeliodorError):

@@ -11,15 +11,18 @@ For example:
 into its file, and --like reads it: prompt, size, seed and settings are those of that picture unless
 others are given. A prompt is used exactly as it is typed, in any language.
 
-Before anything is loaded it is said how much memory it will take. Ctrl-C stops between two steps.
+Before anything is loaded it is said how much memory it will take. Ctrl-C stops between two steps
+and writes the pictures that are finished; a second one stops at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from heliodor.cli.options import UsageError, add_json, positive, read_picture
 from heliodor.cli.output import emit, save_picture, say
@@ -105,6 +108,7 @@ def _add_painter(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Paint, and write each picture with its record."""
+    from heliodor.errors import CancelledError
     from heliodor.paint import PromptCutWarning, contact_sheet, read_record
 
     record = None if args.like is None else read_record(args.like)
@@ -120,19 +124,54 @@ def run(args: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("always", PromptCutWarning)
         warnings.showwarning = _say_warning
-        found: list[Painting] = painter.paint(
-            prompts,
-            output="image",
-            count=int(args.count),
-            batch_size=args.batch,
-            progress=_Watch(args, preview),
-            **options,
-        )
+        try:
+            with _Stop() as stop:
+                found: list[Painting] = painter.paint(
+                    prompts,
+                    output="image",
+                    count=int(args.count),
+                    batch_size=args.batch,
+                    progress=_Watch(args, preview),
+                    cancelled=stop,
+                    **options,
+                )
+        except CancelledError as error:
+            done = dict(sorted(error.finished.items()))
+            _write(args, list(done.values()), [places[number] for number in done])
+            say(f"heliodor: {error}; {len(done)} of {len(places)} pictures were finished")
+            return 130
     _write(args, found, places)
     if sheet is not None:
         save_picture(contact_sheet([each.image for each in found]), sheet)
         say(f"heliodor: all {len(found)} on {sheet}")
     return 0
+
+
+class _Stop:
+    """Turns the first Ctrl-C into a wish that the painter asks for between its steps."""
+
+    def __init__(self) -> None:
+        self._wished = False
+        self._before: Any = None
+        self._main = threading.current_thread() is threading.main_thread()
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self._wished
+
+    def __enter__(self) -> Self:
+        if self._main:  # Python lets no other thread have a say in signals
+            self._before = signal.signal(signal.SIGINT, self._wish)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _wish(self, *_: object) -> None:
+        self._wished = True
+        signal.signal(signal.SIGINT, self._before)
+        say("heliodor: stopping after this step; once more to stop at once")
 
 
 class _Watch:

@@ -9,22 +9,21 @@ This file alone imports diffusers, for its AutoencoderKL.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
 
-from heliodor.errors import InputError, MissingExtraError
+from heliodor.errors import CancelledError, InputError, MissingExtraError
 from heliodor.image import ImageSource
 from heliodor.paint.batch import Painted, Snapshot, paint_batch
 from heliodor.paint.memory import Plan, machine_memory, sampling_work, text_work
 from heliodor.paint.opening import open_painter, vae_folder
 from heliodor.paint.options import PaintOptions
-from heliodor.paint.record import Record
 from heliodor.paint.request import Job, Size, batches, make_jobs
-from heliodor.paint.result import Painting
+from heliodor.paint.result import Painting, develop
 from heliodor.paint.settings import Settings
 from heliodor.paint.sources import Sources
 from heliodor.paint.text import LIMIT, TextFeatures
@@ -193,7 +192,7 @@ class Painter:
             ``count`` is given; with "latents" float32 [B C h w].
 
         Raises:
-            CancelledError: ``cancelled`` said so.
+            CancelledError: ``cancelled`` said so; ``finished`` of it holds what was done.
             InputError: a setting that cannot be used, or a size too large for the machine.
             MissingExtraError: diffusers is not installed, which decodes latents.
             PaintingError: NaN in sampling or decoding.
@@ -215,10 +214,17 @@ class Painter:
         groups = batches(jobs, batch_size)
         self._check_output(output, jobs, needs_vae=image is not None)
         self._check_memory(jobs, groups, settings, previews=progress is not None)
-        painted = self._paint(jobs, groups, settings, progress, cancelled)
+        painted: dict[int, Painted] = {}
+        try:
+            for batch in self._paint(jobs, groups, settings, progress, cancelled):
+                painted |= batch
+        except CancelledError as error:
+            finished = self._given(jobs, painted, settings, output)
+            raise CancelledError(str(error), finished=finished) from None
+        given = self._given(jobs, painted, settings, output)
+        found = [given[number] for number in range(len(jobs))]
         if output == "latents":
-            return torch.stack([each.latents for each in painted])
-        found = self._decode(jobs, painted, settings)
+            return torch.stack(found)
         return found[0] if isinstance(prompt, str) and count is None else found
 
     def plan(
@@ -331,11 +337,10 @@ class Painter:
         settings: Settings,
         progress: Callable[[Snapshot], None] | None,
         cancelled: Callable[[], bool] | None,
-    ) -> list[Painted]:
-        """The latents of every job, batch by batch."""
+    ) -> Generator[dict[int, Painted]]:
+        """The latents of every job by its number, batch by batch."""
         texts = [text for job in jobs for text in (job.prompt, job.negative)]
         features = self.encode_prompts(texts)
-        painted: dict[int, Painted] = {}
         for group in groups:
             found = paint_batch(
                 self.sources,
@@ -346,36 +351,19 @@ class Painter:
                 progress=_numbered(progress, group),
                 cancelled=cancelled,
             )
-            painted |= dict(zip(group, found, strict=True))
-        return [painted[number] for number in range(len(jobs))]
+            yield dict(zip(group, found, strict=True))
 
-    def _decode(
-        self, jobs: list[Job], painted: list[Painted], settings: Settings
-    ) -> list[Painting]:
+    def _given(
+        self, jobs: list[Job], painted: Mapping[int, Painted], settings: Settings, output: str
+    ) -> dict[int, Any]:
+        """What was painted as it is handed out, by its number: pictures, or latents."""
+        if output == "latents" or not painted:
+            return {number: each.latents for number, each in painted.items()}
         autoencoder = self.stages.use(self.sources.vae)
-        found: list[Painting] = []
-        for job, each in zip(jobs, painted, strict=True):
+        found: dict[int, Painting] = {}
+        for number, each in sorted(painted.items()):
             (picture,) = to_pictures(autoencoder.decode(each.latents[None]))
-            record = Record(
-                prompt=job.prompt,
-                negative=job.negative,
-                seed=job.seed,
-                size=job.size,
-                settings=settings,
-                model=self.sources.name,
-                dtype=self.sources.dtype_name,
-                noise="seed" if job.noise is None else "given",
-            )
-            found.append(
-                Painting(
-                    image=picture,
-                    record=record,
-                    latents=each.latents,
-                    cut=each.cut,
-                    skipped=each.skipped,
-                    seconds=each.seconds,
-                )
-            )
+            found[number] = develop(picture, jobs[number], each, settings, self.sources)
         return found
 
 

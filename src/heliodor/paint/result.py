@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
 
 from heliodor.paint.record import Record, save_png
 
-__all__ = ["Painting"]
+if TYPE_CHECKING:
+    from heliodor.paint.batch import Painted
+    from heliodor.paint.request import Job
+    from heliodor.paint.settings import Settings
+    from heliodor.paint.sources import Sources
+
+__all__ = ["Painting", "develop"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,3 +67,27 @@ class Painting:
             "skipped": self.skipped,
             "seconds": round(self.seconds, 3),
         }
+
+
+def develop(
+    picture: Image.Image, job: Job, painted: Painted, settings: Settings, sources: Sources
+) -> Painting:
+    """A decoded picture with what it was made from."""
+    record = Record(
+        prompt=job.prompt,
+        negative=job.negative,
+        seed=job.seed,
+        size=job.size,
+        settings=settings,
+        model=sources.name,
+        dtype=sources.dtype_name,
+        noise="seed" if job.noise is None else "given",
+    )
+    return Painting(
+        image=picture,
+        record=record,
+        latents=painted.latents,
+        cut=painted.cut,
+        skipped=painted.skipped,
+        seconds=painted.seconds,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from tests.unit.paint.small import autoencoder, painter
 
 import heliodor
+from heliodor.cli import paint as commands
 from heliodor.cli.main import main
 from heliodor.paint import read_record
 from heliodor.paint.vae import Autoencoder, psnr
@@ -127,6 +129,38 @@ def test_a_preview_is_written_while_painting(capsys):
     ]
     with Image.open("now.png") as now, Image.open("painting.png") as last:
         assert now.tobytes() == last.tobytes()
+
+
+def test_ctrl_c_writes_what_is_finished(capsys, monkeypatch):
+    told: list[int] = []
+
+    class Interrupting(commands._Watch):
+        def __call__(self, now: Any) -> None:
+            told.append(now.step)
+            if len(told) == 3:  # the first step of the second picture
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(commands, "_Watch", Interrupting)
+    before = signal.getsignal(signal.SIGINT)
+    words = ["paint", "a dog", "--count", "3", "--batch", "1", "--seed", "1", "--out", "dogs"]
+    assert main([*words, *FAST]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [path.name for path in Path("dogs").iterdir()] == ["001.png"]
+    assert read_record("dogs/001.png").seed == 1
+    assert "1 of 3 pictures were finished" in capsys.readouterr().err
+    assert told == [1, 2, 1]
+
+
+def test_a_second_ctrl_c_stops_at_once(capsys, monkeypatch):
+    class Impatient(commands._Watch):
+        def __call__(self, now: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(commands, "_Watch", Impatient)
+    assert main(["paint", "a dog", "--seed", "1", *FAST]) == 130
+    assert not Path("painting.png").exists()
+    assert "heliodor: stopped" in capsys.readouterr().err
 
 
 def test_what_is_cut_of_a_prompt_is_said(capsys):

@@ -187,6 +187,44 @@ def test_painting_can_be_cancelled_between_steps():
         painter().paint("a dog", cancelled=lambda: True, **FAST)
 
 
+def stopped(calls: int, **options: Any) -> dict[int, Any]:
+    """What three prompts gave when they were stopped after some steps of three each."""
+    seen: list[Snapshot] = []
+    prompts = ["a dog", "a cat", "a bird"]
+    with pytest.raises(CancelledError, match="after 1 of 3 steps") as caught:
+        painter().paint(
+            prompts,
+            seed=1,
+            steps=4,
+            solver="euler",
+            progress=seen.append,
+            cancelled=lambda: len(seen) == calls,
+            **options,
+        )
+    return caught.value.finished
+
+
+def alone(prompt: str, seed: int) -> Tensor:
+    return painter().paint(prompt, seed=seed, steps=4, solver="euler", size=(32, 32)).latents
+
+
+def test_pictures_that_were_finished_before_a_stop_are_handed_over():
+    """Sizes are painted apart: the wide picture, number 1, comes after both small ones."""
+    finished = stopped(4, size=[(32, 32), (48, 32), (32, 32)])
+    assert list(finished) == [0, 2]
+    assert torch.allclose(finished[0].latents, alone("a dog", 1), atol=1e-3)
+    assert torch.allclose(finished[2].latents, alone("a bird", 3), atol=1e-3)
+    assert finished[2].record.prompt == "a bird"
+    assert finished[2].image.size == (32, 32)
+    assert stopped(1, size=(32, 32)) == {}
+
+
+def test_latents_that_were_finished_before_a_stop_are_handed_over():
+    finished = stopped(4, size=(32, 32), output="latents", batch_size=2)
+    assert list(finished) == [0, 1]
+    assert torch.allclose(finished[1], alone("a cat", 2), atol=1e-3)
+
+
 def test_nan_in_sampling_names_the_type():
     broken = painter(seed=1)
     model = broken.stages.use(broken.sources.transformer)
