@@ -9,7 +9,8 @@ This file alone imports diffusers, for its AutoencoderKL.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -214,15 +215,8 @@ class Painter:
         groups = batches(jobs, batch_size)
         self._check_output(output, jobs, needs_vae=image is not None)
         self._check_memory(jobs, groups, settings, previews=progress is not None)
-        painted: dict[int, Painted] = {}
-        try:
-            for batch in self._paint(jobs, groups, settings, progress, cancelled):
-                painted |= batch
-        except CancelledError as error:
-            finished = self._given(jobs, painted, settings, output)
-            raise CancelledError(str(error), finished=finished) from None
-        given = self._given(jobs, painted, settings, output)
-        found = [given[number] for number in range(len(jobs))]
+        give = partial(self._given, jobs, settings, output)
+        found = _collected(self._paint(jobs, groups, settings, progress, cancelled), give)
         if output == "latents":
             return torch.stack(found)
         return found[0] if isinstance(prompt, str) and count is None else found
@@ -354,17 +348,30 @@ class Painter:
             yield dict(zip(group, found, strict=True))
 
     def _given(
-        self, jobs: list[Job], painted: Mapping[int, Painted], settings: Settings, output: str
+        self, jobs: list[Job], settings: Settings, output: str, painted: Mapping[int, Painted]
     ) -> dict[int, Any]:
-        """What was painted as it is handed out, by its number: pictures, or latents."""
+        """What was painted as it is handed out, in order by its number: pictures, or latents."""
         if output == "latents" or not painted:
-            return {number: each.latents for number, each in painted.items()}
+            return {number: each.latents for number, each in sorted(painted.items())}
         autoencoder = self.stages.use(self.sources.vae)
         found: dict[int, Painting] = {}
         for number, each in sorted(painted.items()):
             (picture,) = to_pictures(autoencoder.decode(each.latents[None]))
             found[number] = develop(picture, jobs[number], each, settings, self.sources)
         return found
+
+
+def _collected(
+    batches: Iterator[dict[int, Painted]], give: Callable[[dict[int, Painted]], dict[int, Any]]
+) -> list[Any]:
+    """What batches give all together; if they are stopped, what they gave goes with the error."""
+    painted: dict[int, Painted] = {}
+    try:
+        for batch in batches:
+            painted |= batch
+    except CancelledError as error:
+        raise CancelledError(str(error), finished=give(painted)) from None
+    return list(give(painted).values())
 
 
 def _numbered(
