@@ -10,10 +10,11 @@ is removed before the next is written, so that the disk holds 12 GB at most (--k
     transformers, bfloat16, one file          big_vision npz, bfloat16
 
 Each is loaded as it is, the first as bfloat16 too, by this library and by transformers where it
-can. The files are read once before, so that the page cache holds them as far as memory allows. A
-load is over when the model is there; weights that are mapped have not been read then, so every page
-is touched afterwards, and the peak of resident memory (VmHWM, mapped pages among it) is taken after
-both. Kept are the bytes of the model's parameters.
+can; the first, the second and the bfloat16 npz also in 8 bits, the second in 4, by this library.
+The files are read once before, so that the page cache holds them as far as memory allows. A load is
+over when the model is there; weights that are mapped have not been read then, so every page is
+touched afterwards, and the peak of resident memory (VmHWM, mapped pages among it) is taken after
+both. Kept are the bytes of its parameters and buffers.
 
 At 3B two things must hold: the peak is at most 1.15 times what is kept, and the float32 folder
 loads as bfloat16 below 8 GiB. Prints a table and one JSON line; exits 1 if they do not.
@@ -40,9 +41,11 @@ from torch import Tensor
 
 MOST_RATIO = 1.15
 MOST_AS_BFLOAT16 = 8 * 2**30
-LARGE = 4 * 2**30  # bytes kept from which on the limits hold: below, the libraries outweigh a model
+LARGE = 2**30  # bytes kept from which on the limits hold: below, the libraries outweigh a model
 SIDES = ("heliodor", "transformers")
 PRESETS = ("3b", "small")
+FEW_BITS = ("int8", "int4")
+FEWER = {0: FEW_BITS[:1], 1: FEW_BITS, 3: FEW_BITS[:1]}  # by number of the layout
 _BLOCK = 2**22  # numbers of noise
 _PAGE = 4096
 _COLUMNS = ("layout", "as", "side", "load s", "touch s", "peak loaded", "peak end", "kept", "ratio")
@@ -220,6 +223,11 @@ def loader(side: str, path: Path, dtype: str) -> Callable[[], Any]:
         import heliodor.see.vlm  # noqa: F401, PLC0415 - all that any format needs
         from heliodor.checkpoints import bigvision, open_paligemma  # noqa: F401, PLC0415
 
+        if dtype in FEW_BITS:
+            from heliodor.checkpoints.quantised import load_quantised  # noqa: PLC0415
+            from heliodor.quant.scheme import recipe  # noqa: PLC0415
+
+            return lambda: load_quantised(open_paligemma(path), recipe(dtype))
         return lambda: open_paligemma(path).load(dtype=dtype)
     import transformers as theirs  # noqa: PLC0415
 
@@ -236,7 +244,8 @@ def measure(side: str, layout: Layout, path: Path, dtype: str) -> None:
     model = load()
     loaded, peak_loaded = time.perf_counter(), peak_memory()
     touched = 0
-    for parameter in model.parameters():
+    state = [*model.parameters(), *model.buffers()]
+    for parameter in state:
         touched += int(parameter.reshape(-1).view(torch.uint8)[::_PAGE].sum())
     measured = Measured(
         layout=layout.name,
@@ -247,7 +256,7 @@ def measure(side: str, layout: Layout, path: Path, dtype: str) -> None:
         peak_imported=imported,
         peak_loaded=peak_loaded,
         peak_end=peak_memory(),
-        kept=sum(p.numel() * p.element_size() for p in model.parameters()),
+        kept=sum(p.numel() * p.element_size() for p in state),
     )
     assert touched
     print(json.dumps(asdict(measured)))
@@ -292,8 +301,8 @@ def measure_all(options: argparse.Namespace) -> list[Measured]:
                 raise SystemExit(f"writing {place} failed:\n{done.stderr}")
         sides = SIDES if place.is_dir() else SIDES[:1]
         wanted = (layout.dtype, "bfloat16") if number == 0 else (layout.dtype,)
-        for dtype in wanted:
-            for side in sides:
+        for dtype in (*wanted, *FEWER.get(number, ())):
+            for side in sides[:1] if dtype in FEW_BITS else sides:
                 rows.append(load_apart(options, number, side, dtype))
                 print(line(rows[-1]), flush=True)
         if options.keep:
