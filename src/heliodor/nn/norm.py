@@ -73,11 +73,7 @@ class PlainRMSNorm(nn.Module):
 
 def _shrink(x: Tensor, eps: float) -> Tensor:
     """What makes the mean square of x [... D] one: float32 [... 1]."""
-    if torch.is_grad_enabled():
-        return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-    # It reads x and writes no squares.
-    length = cast("Tensor", torch.linalg.vector_norm(x, dim=-1, keepdim=True))  # pyright: ignore[reportUnknownMemberType]
-    return torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
+    return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 class LayerNorm(nn.LayerNorm):
