@@ -43,13 +43,16 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx51
 # several times. No other file gets -m flags, so one library runs on every processor of its kind.
 FUSED = "-ffp-contract=fast"
 COMMON = [(name, name, []) for name in ("pool", "dispatch", "product", "plain", "rows")]
-COMMON.append(("floats", "floats", [FUSED]))
+COMMON.append(("learn", "learn", []))
+COMMON += [("floats", "floats", [FUSED]), ("lessons", "lessons", [FUSED])]
 X86 = [
     ("avx512vnni", "avx512vnni", AVX512),
     ("rows", "rows_avx512", [*AVX512, "-DROW=row_avx512"]),
     ("rows", "rows_avx2", [*AVX2, "-DROW=row_avx2"]),
     ("floats", "floats_avx512", [*AVX512, FUSED, "-DFLOATS=floats_avx512"]),
     ("floats", "floats_avx2", [*AVX2, FUSED, "-DFLOATS=floats_avx2"]),
+    ("lessons", "lessons_avx512", [*AVX512, FUSED, "-DLESSON=lesson_avx512"]),
+    ("lessons", "lessons_avx2", [*AVX2, FUSED, "-DLESSON=lesson_avx2"]),
     ("avx2", "avx2", AVX2),
 ]
 ARM = [("neon", "neon", ["-march=armv8.2-a+dotprod"])]

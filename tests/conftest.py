@@ -33,11 +33,13 @@ def same_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def plain_products() -> None:
-    """Take back the kernels for narrow weights, which loading a model offers to all networks."""
+    """Take back what loading a model or a training run offers to all networks."""
     if "heliodor.nn.linear" in sys.modules:
         offered = sys.modules["heliodor.nn.linear"].offer
         for dtype in ("bfloat16", "float16"):
             offered(getattr(sys.modules["torch"], dtype), None)
+    if "heliodor.nn.fused" in sys.modules:
+        sys.modules["heliodor.nn.fused"].offer(None)
 
 
 @pytest.fixture(autouse=True)

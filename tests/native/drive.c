@@ -173,6 +173,63 @@ static void drive_floats(int64_t m, int64_t n, int64_t k, int threads) {
   free(half), free(ids), drop(&s);
 }
 
+/* Numbers in float32, or their upper halves: what training works on. */
+static void *numbers(int narrow, int64_t count) {
+  float *x = space(count * 4);
+  uint16_t *half = space(count * 2);
+  for (int64_t i = 0; i < count; i++) {
+    x[i] = random_float() * 3;
+    uint32_t bits;
+    memcpy(&bits, &x[i], 4);
+    half[i] = (uint16_t)(bits >> 16);
+  }
+  free(narrow ? (void *)x : (void *)half);
+  return narrow ? (void *)half : (void *)x;
+}
+
+static float number(int narrow, const void *x, int64_t i) {
+  if (!narrow) return ((const float *)x)[i];
+  uint32_t bits = (uint32_t)((const uint16_t *)x)[i] << 16;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+static float gelu_of(float x) {
+  return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+}
+
+/* Rows of `k` numbers through every lesson: values of the forward passes, and that the backward
+ * ones stay inside what they are given. */
+static void drive_lessons(int narrow, int64_t m, int64_t k, int threads) {
+  int64_t count = 6 * m * k, size = narrow ? 2 : 4, padded = up(k, 16);
+  float bound = narrow ? 0.05f : 1e-4f;
+  void *a = numbers(narrow, count), *b = numbers(narrow, count), *g = numbers(narrow, count);
+  void *y = space(count * size), *z = space(count * size);
+  uint8_t *mask = space(2 * m * k);
+  for (int64_t i = 0; i < 2 * m * k; i++) mask[i] = i % k == 0 || random_bits() % 3 > 0;
+  heliodor_gelu(narrow, a, b, NULL, y, NULL, count, threads);
+  int right = 1;
+  for (int64_t i = 0; i < count; i++)
+    right &= fabsf(number(narrow, y, i) - gelu_of(number(narrow, a, i)) * number(narrow, b, i)) <
+             bound * 9;
+  heliodor_gelu(narrow, a, b, g, y, z, count, threads);
+  heliodor_softmax(narrow, a, NULL, y, mask, 3, m, m, 6 * m, k, 0.5f, threads);
+  for (int64_t row = 0; row < 6 * m; row++) {
+    float sum = 0;
+    for (int64_t i = 0; i < k; i++) sum += number(narrow, y, row * k + i);
+    right &= fabsf(sum - 1) < bound;
+  }
+  heliodor_softmax(narrow, y, g, z, NULL, 3, m, 1, 6 * m, k, 0.5f, threads);
+  float *x = numbers(0, m * k), *weight = numbers(0, k), *stats = space(m * 8);
+  float *slope = space(m * k * 4), *sums = space(2 * padded * 4);
+  heliodor_norm(narrow, x, weight, weight, 1e-6f, y, stats, m, k, threads);
+  right &= heliodor_norm_back(narrow, g, x, weight, weight, stats, slope, sums, m, k, threads) == 0;
+  check(right, "lessons", m, k, narrow, threads);
+  free(a), free(b), free(g), free(y), free(z), free(mask), free(x), free(weight), free(stats);
+  free(slope), free(sums);
+}
+
 static void drive(int threads) {
   static const int64_t ms[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 31};
   static const int64_t ns[] = {1, 16, 17, 70, 130}, ks[] = {1, 4, 5, 63, 64, 67, 200};
@@ -184,7 +241,9 @@ static void drive(int threads) {
         drive_floats(ms[i], ns[l], ks[j], threads);
       }
       drive_rows(ms[i], ks[j], threads);
+      for (int narrow = 0; narrow < 2; narrow++) drive_lessons(narrow, ms[i], ks[j], threads);
     }
+  drive_lessons(1, 300, 90, threads), drive_lessons(0, 300, 90, threads); /* several tasks */
   drive8(14, 65, 4099, threads), drive4(14, 65, 4099, threads);
   drive8(1, 65, 9001, threads), drive4(7, 65, 9001, threads);
   drive_floats(14, 65, 700, threads), drive_floats(2, 65, 700, threads);

@@ -187,6 +187,21 @@ def test_any_text_survives_encode_and_decode(text: str) -> None:
     assert {0, 1, 2, 3, 4, 3712}.isdisjoint(ids)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=40).filter(lambda text: "▁" not in text))
+def test_spelled_text_is_the_same_text_a_character_at_a_time(text: str) -> None:
+    t = load_once()
+    spelled = t.spell(text)
+    assert spelled == [token for letter in text for token in t.encode(letter)]
+    assert t.decode(spelled) == text
+
+
+def test_a_word_of_one_piece_is_spelled_in_its_letters() -> None:
+    t = load_json()
+    assert len(t.encode("apple")) == 1
+    assert [t.decode([token]) for token in t.spell("an apple")] == list("an apple")
+
+
 _LOADED: list[Tokenizer] = []
 
 

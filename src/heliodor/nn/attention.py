@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from heliodor.nn.fused import fused
+
 _SCORES = 2**25  # attention scores held at a time where a cap keeps torch's kernels from serving
 _FEW = 8  # queries up to which two products are faster on a CPU than the fused kernel of torch
 
@@ -100,6 +102,11 @@ def _attend_in_products(
     rows = q.reshape(batch * groups, -1, head_dim)
     scores = torch.bmm(rows, k.reshape(batch * groups, slots, head_dim).transpose(1, 2))
     scores = scores.view(batch, heads, length, slots)
+    one_pass = fused(scores)
+    if one_pass is not None and cap is None:
+        weights = one_pass.softmax(scores, mask, scale).view(batch * groups, -1, slots)
+        mixed = torch.bmm(weights, v.reshape(batch * groups, slots, head_dim))
+        return mixed.view(batch, heads, length, head_dim)
     scores = scores * scale if cap is None else _capped(scores, scale, cap)
     if mask is not None:
         bias = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device)

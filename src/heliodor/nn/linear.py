@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heliodor.errors import InputError
+from heliodor.nn.fused import fused
 
 Rows = tuple[int, int] | Tensor | None
 """Which rows of a table are meant: a range (first, end), ids int64 [R], or None for all."""
@@ -73,8 +74,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     dtype = arithmetic(weight.dtype, weight.device)
     bias = None if bias is None else bias.to(dtype)
+    if torch.is_autocast_enabled(weight.device.type):  # which narrows what is given
+        return F.linear(x, weight.to(dtype), bias)
     x = x.to(dtype)
-    if torch.is_grad_enabled() or torch.is_autocast_enabled(weight.device.type):
+    if torch.is_grad_enabled():
         return F.linear(x, weight.to(dtype), bias)
     if dtype == weight.dtype and not _for_onednn(x, weight):
         return F.linear(x, weight, bias)
@@ -139,6 +142,9 @@ _ONEDNN = _has_onednn()
 
 def gelu(x: Tensor) -> Tensor:
     """The tanh form of GELU of an x that nobody else needs: in place where gradients are off."""
+    one_pass = fused(x)
+    if one_pass is not None:
+        return one_pass.gelu(x)
     if torch.is_grad_enabled():
         return F.gelu(x, approximate="tanh")
     return torch.ops.aten.gelu_(x, approximate="tanh")
@@ -190,8 +196,12 @@ def gated(x: Tensor, gate: nn.Module, up: nn.Module, down: nn.Module) -> Tensor:
     left, right = project(x, (gate, up))
     if left.dtype == torch.float16:  # the product may leave its range
         left, right = left.float(), right.float()
-    left = gelu(left)
-    inner = left * right if torch.is_grad_enabled() else left.mul_(right)
+    one_pass = fused(left)
+    if one_pass is not None:
+        inner = one_pass.gelu(left, right)
+    else:
+        left = gelu(left)
+        inner = left * right if torch.is_grad_enabled() else left.mul_(right)
     return wide_linear(down, inner) if isinstance(down, Linear) else down(inner)
 
 

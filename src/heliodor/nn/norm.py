@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from heliodor.nn.fused import fused
+
 
 class RMSNorm(nn.Module):
     """``x * rsqrt(mean(x^2) + eps) * (1 + scale)``, computed in float32.
@@ -22,6 +24,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """X [... D] of any float dtype -> float32 [... D]."""
         x = x.float()
+        one_pass = fused(x)
+        if one_pass is not None:
+            return one_pass.norm(x, 1.0 + self.scale.float(), None, self.eps)
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
         return x * (1.0 + self.scale.float())
 
@@ -80,4 +85,7 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of the overridden method's argument
         """Input [... D] -> float32 [... D]."""
         weight, bias = self.weight.float(), self.bias.float()
-        return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps)
+        x, one_pass = input.float(), fused(input)
+        if one_pass is not None:
+            return one_pass.norm(x, weight, bias, self.eps)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)

@@ -10,9 +10,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from heliodor.errors import TrainingError
+from heliodor.nn import fused
+from heliodor.quant.learning import native_fused
 from heliodor.teach.average import Average
 from heliodor.teach.log import Log
 from heliodor.teach.optim import Adam, AdamConfig, Schedule
@@ -156,7 +158,7 @@ def train(run: Run, objective: Objective[Any], workdir: Path, *, quiet: bool = F
     stop = _Stop()
     model.train()
     position, saved = start, time.monotonic()
-    with stop, log, ThreadPoolExecutor(run.parts) as threads:
+    with stop, log, _fused(device), ThreadPoolExecutor(run.parts) as threads:
         for step, batch in enumerate(_batches(run, objective, start.step), start.step):
             losses = _losses(run, objective, batch, threads)
             figures = _update(trained, losses, step)
@@ -234,6 +236,16 @@ def moved(batch: Any, device: torch.device) -> Any:
         known = {field.name: getattr(batch, field.name) for field in fields(batch)}
         return replace(batch, **{name: moved(value, device) for name, value in known.items()})
     return batch
+
+
+@contextmanager
+def _fused(device: torch.device) -> Generator[None]:
+    """Native functions between the products, where they are built and the device is a CPU."""
+    fused.offer(native_fused() if device.type == "cpu" else None)
+    try:
+        yield
+    finally:
+        fused.offer(None)
 
 
 _Loss = tuple[float, Mapping[str, float]]

@@ -91,6 +91,10 @@ class Tokenizer(GemmaTokenizer):
         """An answer to its ids and ``<eos>``: what a model is trained to give."""
         return [*self.encode(text), self.eos]
 
+    def spell(self, text: str) -> list[int]:
+        """Text to the ids of its single characters, without bos and eos: the same text decoded."""
+        return [token for letter in text for token in self.encode(letter)]
+
     def save(self, folder: str | Path) -> list[Path]:
         """Write the files that transformers' AutoTokenizer and AutoProcessor read.
 

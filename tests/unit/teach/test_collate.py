@@ -23,6 +23,9 @@ class Letters:
     def encode(self, text: str) -> list[int]:
         return [ord(letter) + 4 for letter in text]
 
+    def spell(self, text: str) -> list[int]:
+        return [1000 + ord(letter) for letter in text]
+
     def encode_prefix(self, prompt: str) -> list[int]:
         return [2, *self.encode(prompt), 10]
 
@@ -90,6 +93,20 @@ def test_groups_rise_in_length_and_pad_only_to_their_own_longest() -> None:
     assert [rows.length.tolist() for rows in batch.groups] == [[4, 4], [5, 6], [7, 8]]
     assert [rows.tokens.shape[1] for rows in batch.groups] == [4, 6, 8]
     assert [rows.image.tolist() for rows in batch.groups] == [[1, 5], [3, 4], [2, 0]]
+
+
+def test_an_answer_may_be_spelled_and_ends_as_others_do() -> None:
+    turns = [
+        Turn(task="read", prompt="a", suffix="bcd", spelled=spelled) for spelled in (False, True)
+    ]
+    image = np.zeros((4, 4, 3), np.uint8)
+    (rows,) = collate([Example(image=image, turns=tuple(turns))], LETTERS).groups
+    assert rows.tokens.tolist() == [
+        [2, 101, 10, 102, 103, 104, 1],
+        [2, 101, 10, 1098, 1099, 1100, 1],
+    ]
+    (short,) = collate([Example(image=image, turns=(turns[1],))], LETTERS, longest=5).groups
+    assert short.tokens.tolist() == [[2, 101, 10, 1098, 1099]]
 
 
 def test_the_last_group_may_be_small() -> None:

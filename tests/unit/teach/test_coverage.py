@@ -122,7 +122,7 @@ def test_a_bare_scene_covers_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 112])
-def test_a_letter_lies_where_most_of_its_pixels_do(size: int) -> None:
+def test_a_letter_lies_where_its_pixels_do_and_where_most_pixels_are_its_own(size: int) -> None:
     twice = 0
     for index in range(12):
         reading = draw_reading(TEST.rng(index), size=size, split=TEST)
@@ -134,6 +134,7 @@ def test_a_letter_lies_where_most_of_its_pixels_do(size: int) -> None:
                 for half, place in enumerate(halves(window) if "!" <= letter <= "~" else ()):
                     here = int((reading.glyphs[place] == number).sum())
                     share = here / max(1, int((reading.glyphs == number).sum()))
+                    share = max(share, here / max(12, np.count_nonzero(reading.glyphs[place])))
                     at = column(letter, half)
                     row[at] = max(row[at], round(255 * share))
         np.testing.assert_allclose(found, wanted, atol=1)  # halves may round either way
@@ -155,7 +156,9 @@ def test_letters_of_a_document_are_counted_in_letters_of_middling_size(kind: Doc
             for row, window in zip(wanted, patches(112, 16), strict=True):
                 for half, place in enumerate(halves(window)):
                     if here := int(pixels[place].sum()):
-                        row[column(letter, half)] = round(255 * min(1.0, here / middling))
+                        share = here / max(12, np.count_nonzero(document.glyphs[place]))
+                        share = max(share, min(1.0, here / middling))
+                        row[column(letter, half)] = round(255 * share)
         np.testing.assert_allclose(found, wanted, atol=1)
         assert (found != wanted).mean() < 0.001
         shown = {letter for letter in document.letters if "!" <= letter <= "~"}
@@ -184,19 +187,26 @@ def test_sources_tell_the_cover_only_where_patches_are_named(size: int) -> None:
         np.testing.assert_array_equal(told(rng(1)).image, silent(rng(1)).image)
 
 
-def test_four_lines_have_their_letters_told_in_their_own_quarters() -> None:
-    example = LettersSource(size=128, patch=16)(np.random.default_rng(4))
-    assert example.turns == ()
-    assert example.image.shape == (128, 128, 3)
-    assert example.cover is not None
-    rng = np.random.default_rng(4)
-    cover = example.cover.reshape(8, 8, -1)
-    for row, column in ((0, 0), (0, 4), (4, 0), (4, 4)):
-        alone = draw_reading(rng, size=64)
-        quarter = cover[row : row + 4, column : column + 4]
-        np.testing.assert_array_equal(quarter.reshape(16, -1), cover_letters(alone, 16))
-        y, x = 16 * row, 16 * column
-        np.testing.assert_array_equal(example.image[y : y + 64, x : x + 64], alone.image)
+def test_text_has_its_letters_told_in_its_own_quarter() -> None:
+    """The quarters are drawn one after another: each with its letters, all from one stream."""
+    full = 0
+    for seed in range(6):
+        example = LettersSource(size=224, patch=16)(np.random.default_rng(seed))
+        assert example.turns == ()
+        assert example.image.shape == (224, 224, 3)
+        assert example.cover is not None
+        rng = np.random.default_rng(seed)
+        cover = example.cover.reshape(14, 14, -1)
+        for row, column in ((0, 0), (0, 7), (7, 0), (7, 7)):
+            filled = rng.random() < 0.5
+            words, most = (9, 54) if filled else (5, None)
+            alone = draw_reading(rng, size=112, max_words=words, max_characters=most)
+            quarter = cover[row : row + 7, column : column + 7]
+            np.testing.assert_array_equal(quarter.reshape(49, -1), cover_letters(alone, 16))
+            y, x = 16 * row, 16 * column
+            np.testing.assert_array_equal(example.image[y : y + 112, x : x + 112], alone.image)
+            full += len(alone.text) > 112 // 6
+    assert full > 4
 
 
 def test_quarters_that_patches_do_not_fill_are_refused() -> None:

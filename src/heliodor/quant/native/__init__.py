@@ -17,13 +17,26 @@ from heliodor.errors import InputError
 
 __all__ = ["NAME", "library"]
 
-ABI = 2  # HELIODOR_ABI in heliodor.h
+ABI = 3  # HELIODOR_ABI in heliodor.h
 NAME = "libheliodor.dylib" if sys.platform == "darwin" else "libheliodor.so"
 
 _SIGNATURES: dict[str, tuple[object, ...]] = {
     "heliodor_floats": (
         *(c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
         *(c_int64, c_int64, c_int64, c_int),
+    ),
+    "heliodor_gelu": (*(c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int),),
+    "heliodor_norm": (
+        *(c_int, c_void_p, c_void_p, c_void_p, c_float, c_void_p, c_void_p),
+        *(c_int64, c_int64, c_int),
+    ),
+    "heliodor_norm_back": (
+        *(c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
+        *(c_int64, c_int64, c_int),
+    ),
+    "heliodor_softmax": (
+        *(c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64),
+        *(c_int64, c_int64, c_float, c_int),
     ),
     "heliodor_quantise": (
         *(c_int, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_float),

@@ -152,4 +152,4 @@ static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, i
   }
 }
 
-const processor processor_avx2 = {"avx2", panel8, panel4, 0, row_avx2, floats_avx2};
+const processor processor_avx2 = {"avx2", panel8, panel4, 0, row_avx2, floats_avx2, lesson_avx2};

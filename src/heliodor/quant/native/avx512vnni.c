@@ -317,4 +317,4 @@ static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, i
 }
 
 const processor processor_avx512 = {"avx512-vnni", panel8, panel4, PANEL * GROUPS * 1024,
-                                    row_avx512, floats_avx512};
+                                    row_avx512, floats_avx512, lesson_avx512};

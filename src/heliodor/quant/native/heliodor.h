@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define HELIODOR_ABI 2 /* raise it whenever a signature or a layout changes */
+#define HELIODOR_ABI 3 /* raise it whenever a signature or a layout changes */
 #define API __attribute__((visibility("default")))
 
 /* How a row becomes int8 codes. */
@@ -17,6 +17,16 @@ enum { ROW_PLAIN = 0, ROW_RMS = 1, ROW_LAYER = 2, ROW_GEGLU = 3 };
 
 /* What half-width weights are. */
 enum { FLOAT_BFLOAT16 = 0, FLOAT_FLOAT16 = 1 };
+
+/* What training does between products. */
+enum {
+  LESSON_GELU = 0,
+  LESSON_GELU_BACK = 1,
+  LESSON_SOFTMAX = 2,
+  LESSON_SOFTMAX_BACK = 3,
+  LESSON_NORM = 4,
+  LESSON_NORM_BACK = 5
+};
 
 API int heliodor_abi(void);
 
@@ -53,5 +63,25 @@ API int heliodor_product4(const int8_t *q, int64_t q_stride, const float *row_sc
 API int heliodor_floats(int kind, const float *x, const uint16_t *weight, const int64_t *ids,
                         const float *bias, float *out, int64_t rows, int64_t channels,
                         int64_t depth, int threads);
+
+/* y = gelu(a) of `count` numbers, or gelu(a) * b where b is. With g, the gradient of that: a's in y,
+ * b's in z. `narrow` says that all are bfloat16. */
+API int heliodor_gelu(int narrow, const void *a, const void *b, const void *g, void *y, void *z,
+                      int64_t count, int threads);
+
+/* y = softmax(scale * a) over rows [rows][width], 0 where the mask [..][mask_rows][width] is 0; a
+ * row belongs to a head and a query. With g, y = the gradient of scores whose weights are a. */
+API int heliodor_softmax(int narrow, const void *a, const void *g, void *y, const uint8_t *mask,
+                         int64_t heads, int64_t queries, int64_t mask_rows, int64_t rows,
+                         int64_t width, float scale, int threads);
+
+/* y [rows][width] = layer norm of a float32, or without bias RMS norm; stats [rows][2] for later. */
+API int heliodor_norm(int narrow, const float *a, const float *weight, const float *bias, float eps,
+                      void *y, float *stats, int64_t rows, int64_t width, int threads);
+
+/* The gradients of a norm: of a in y, of weight and bias in sums [2][width up to 16]. */
+API int heliodor_norm_back(int narrow, const void *g, const float *a, const float *weight,
+                           const float *bias, const float *stats, float *y, float *sums,
+                           int64_t rows, int64_t width, int threads);
 
 #endif

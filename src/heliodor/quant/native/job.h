@@ -55,6 +55,21 @@ typedef struct {
   int64_t out_stride, depth;
 } float_job;
 
+/* Something that training does to rows or single numbers, see lessons.c. */
+typedef struct {
+  int kind;
+  int narrow;          /* whether activations are bfloat16; norms read and norms' y is float32 */
+  const void *a, *b;   /* what is read */
+  const void *g;       /* the gradient of the result */
+  void *y, *z;         /* what is written */
+  const float *weight, *bias;
+  float *stats;        /* [rows][2]: mean and 1 / deviation */
+  const uint8_t *mask; /* [rows of batch][mask_rows][width], or NULL */
+  int64_t heads, queries, mask_rows;
+  int64_t width, padded; /* of a row, and up to sixteens */
+  float scale;
+} lesson;
+
 #define FLOAT_DEPTH 256 /* channels in that are widened at a time: 64 KiB for a panel */
 
 /* One row to codes; `scratch` holds `width` floats, rounded up to 16. */
@@ -63,6 +78,9 @@ typedef void row_work(const row_job *job, int64_t row, float *scratch);
 /* `count` <= 64 channels from n of rows begin..end-1; `open` holds [FLOAT_DEPTH][64] floats. */
 typedef void float_work(const float_job *job, int64_t begin, int64_t end, int64_t n, int count,
                         float *open);
+
+/* Numbers or rows begin..end-1; `scratch` holds two rows, which norms' backward pass adds up in. */
+typedef void lesson_work(const lesson *l, int64_t begin, int64_t end, float *scratch);
 
 /* What a processor path must offer. */
 typedef struct {
@@ -77,6 +95,7 @@ typedef struct {
   int64_t unpacked; /* what panel4 needs for more rows than it reads packed weights for */
   row_work *row;
   float_work *floats;
+  lesson_work *lesson;
 } processor;
 
 extern const processor processor_plain;
@@ -84,9 +103,10 @@ extern const processor processor_avx2;
 extern const processor processor_avx512;
 extern const processor processor_neon;
 
-/* rows.c and floats.c are compiled once for each instruction set. */
+/* rows.c, floats.c and lessons.c are compiled once for each instruction set. */
 row_work row_plain, row_avx2, row_avx512;
 float_work floats_plain, floats_avx2, floats_avx512;
+lesson_work lesson_plain, lesson_avx2, lesson_avx512;
 
 const processor *processor_now(void);
 

@@ -110,4 +110,4 @@ static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, i
   }
 }
 
-const processor processor_neon = {"neon", panel8, panel4, 0, row_plain, floats_plain};
+const processor processor_neon = {"neon", panel8, panel4, 0, row_plain, floats_plain, lesson_plain};

@@ -56,4 +56,4 @@ static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, i
     for (int64_t row = begin; row < end; row++) one4(p, row, slot + c * step);
 }
 
-const processor processor_plain = {"plain", panel8, panel4, 0, row_plain, floats_plain};
+const processor processor_plain = {"plain", panel8, panel4, 0, row_plain, floats_plain, lesson_plain};

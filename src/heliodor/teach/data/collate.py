@@ -171,7 +171,12 @@ def _row(turn: Turn, image: int, tokenizer: Tokenizer, longest: int) -> _Row:
             f"a prompt of {len(prefix)} tokens leaves no room for an answer in {longest}: "
             f"'{turn.prompt[:60]}...'"
         )
-    ids = (prefix + tokenizer.encode_suffix(turn.suffix))[:longest]
+    suffix = (
+        [*tokenizer.spell(turn.suffix), tokenizer.eos]
+        if turn.spelled
+        else tokenizer.encode_suffix(turn.suffix)
+    )
+    ids = (prefix + suffix)[:longest]
     return _Row(
         ids=tuple(ids),
         turn=(0,) * len(ids),

@@ -27,6 +27,7 @@ _FIRST, _LAST = "!", "~"
 _ALPHABET = ord(_LAST) - ord(_FIRST) + 1
 KINDS = _LETTERS + 2 * _ALPHABET
 """How many kinds there are."""
+_ENOUGH = 12.0  # pixels of ink by which a letter may be told
 EDGES = 4
 """Columns behind the kinds: x0, y0, x1, y1 in 1/255 of the side."""
 
@@ -55,7 +56,11 @@ def cover_things(scene: Scene, patch: int) -> NDArray[np.uint8]:
 
 
 def cover_letters(reading: Reading, patch: int) -> NDArray[np.uint8]:
-    """Which share of a letter lies in each half, the largest where a letter is there twice.
+    """How much a letter is what each half shows, the most where a letter is there twice.
+
+    That is the larger of two shares: of the letter, how much lies in the half; of the ink in the
+    half, how much is the letter's, where there is enough ink to tell. So small letters count that
+    are whole in a half, and large ones of which it shows a part.
 
     Args:
         reading: of a size that patches fill.
@@ -65,7 +70,7 @@ def cover_letters(reading: Reading, patch: int) -> NDArray[np.uint8]:
         uint8 [N KINDS+EDGES], shares of 255; characters outside ASCII are left out, edges are 0.
     """
     counts = _by_half(reading.glyphs, patch)
-    share = counts / np.maximum(1.0, counts.sum((0, 1)))
+    share = np.maximum(counts / np.maximum(1.0, counts.sum((0, 1))), _of_ink(counts))
     found = np.zeros((2, len(share[0]), _ALPHABET), np.float32)
     for number, letter in enumerate(reading.text[:255], 1):
         if _FIRST <= letter <= _LAST:
@@ -75,21 +80,27 @@ def cover_letters(reading: Reading, patch: int) -> NDArray[np.uint8]:
 
 
 def cover_codes(document: Document, patch: int) -> NDArray[np.uint8]:
-    """How much of each letter lies in each half, in letters of the document's middling size.
+    """The same, letters counting in letters of the document's middling size.
 
     Args:
         document: of a size that patches fill.
         patch: side of a patch in pixels.
 
     Returns:
-        uint8 [N KINDS+EDGES], letters of 255, at most one; characters outside ASCII are left out,
-        edges are 0.
+        uint8 [N KINDS+EDGES], shares of 255; characters outside ASCII are left out, edges are 0.
     """
-    codes = range(ord(_FIRST), ord(_LAST) + 1)
-    counts = _by_half(document.glyphs, patch)[..., codes.start : codes.stop]
-    written = np.array([document.letters.count(chr(code)) for code in codes])
+    codes = slice(ord(_FIRST), ord(_LAST) + 1)
+    counts = _by_half(document.glyphs, patch)
+    written = np.array([document.letters.count(chr(code)) for code in range(256)])
     letter = counts.sum((0, 1)) / np.maximum(1, written)
-    return _lettered((counts / np.maximum(1.0, letter)).clip(0, 1))
+    share = np.maximum((counts / np.maximum(1.0, letter)).clip(0, 1), _of_ink(counts))
+    return _lettered(share[..., codes])
+
+
+def _of_ink(counts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each letter's share of a half's ink, less where there is little: [2 N 256] -> the same."""
+    ink = counts[..., 1:].sum(-1, keepdims=True)
+    return counts / np.maximum(ink, _ENOUGH)
 
 
 def _by_half(glyphs: NDArray[np.uint8], patch: int) -> NDArray[np.float32]:

@@ -18,11 +18,14 @@ class Turn:
         task: one of ``TASKS``.
         prompt: the words before the newline.
         suffix: the words to predict, without ``<eos>``.
+        spelled: whether the answer is learnt letter by letter, not in the vocabulary's longest
+            pieces: what is read off a picture is there letter by letter too.
     """
 
     task: str
     prompt: str
     suffix: str
+    spelled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

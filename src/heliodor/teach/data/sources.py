@@ -21,6 +21,9 @@ from heliodor.teach.data.questions import Question, TaskMix, complete_segment, s
 from heliodor.teach.data.reading import PROMPT, draw_reading
 from heliodor.teach.data.scenes import Scene, render_scene, render_single
 
+_FULL = 0.5  # share of the quarters of letters that are filled
+_FULL_WORDS, _FULL_CHARACTERS = 9, 54  # more than three lines of small type hold
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneSource:
@@ -97,17 +100,17 @@ class ReadingSource:
         )
         return Example(
             image=reading.image,
-            turns=(Turn(task="read", prompt=PROMPT, suffix=reading.text),),
+            turns=(Turn(task="read", prompt=PROMPT, suffix=reading.text, spelled=True),),
             cover=cover_letters(reading, self.patch) if self.patch else None,
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LettersSource:
-    """Four lines of text, one in each quarter: many letters to know, and nothing asked.
+    """Text in each quarter: many letters to know, and nothing asked.
 
     A line alone fills a fifth of its picture. What lies in the patches is the whole lesson, so a
-    picture costs no pass of the decoder.
+    picture costs no pass of the decoder. Half of the quarters are filled with small type.
 
     Attributes:
         size: side of the picture in pixels, two quarters of whole patches.
@@ -125,9 +128,14 @@ class LettersSource:
             )
 
     def __call__(self, rng: np.random.Generator) -> Example:
-        """Draw four lines."""
+        """Draw four quarters."""
         half, grid = self.size // 2, self.size // 2 // self.patch
-        drawn = [draw_reading(rng, size=half) for _ in range(4)]
+        drawn = [
+            draw_reading(rng, size=half, max_words=_FULL_WORDS, max_characters=_FULL_CHARACTERS)
+            if rng.random() < _FULL
+            else draw_reading(rng, size=half)
+            for _ in range(4)
+        ]
         covers = [cover_letters(one, self.patch).reshape(grid, grid, -1) for one in drawn]
         whole = _quartered(covers)
         return Example(
@@ -161,7 +169,7 @@ class DocumentSource:
         document = document_example(rng, size=self.size)
         order = rng.permutation(len(document.questions))[: self.turns]
         asked = [document.questions[int(index)] for index in order]
-        turns = tuple(Turn(task="document", prompt=p, suffix=a) for p, a in asked)
+        turns = tuple(Turn(task="document", prompt=p, suffix=a, spelled=True) for p, a in asked)
         cover = cover_codes(document, self.patch) if self.patch else None
         return Example(image=document.image, turns=turns, cover=cover)
 
