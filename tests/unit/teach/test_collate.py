@@ -18,7 +18,7 @@ from heliodor.text import Tokenizer
 class Letters:
     """a is 101, b is 102, ...; <pad> 0, <eos> 1, <bos> 2, newline 10."""
 
-    pad = 0
+    pad, eos = 0, 1
 
     def encode(self, text: str) -> list[int]:
         return [ord(letter) + 4 for letter in text]
