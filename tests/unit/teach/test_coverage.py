@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heliodor.errors import DataError
 from heliodor.teach.data.artwork import TRAIN_STYLES
 from heliodor.teach.data.concepts import load_concepts
 from heliodor.teach.data.coverage import (
@@ -24,6 +23,7 @@ from heliodor.teach.data.fonts import TextSplit
 from heliodor.teach.data.palette import COLOURS
 from heliodor.teach.data.questions import TaskMix
 from heliodor.teach.data.reading import draw_reading
+from heliodor.teach.data.sheets import draw_sheet
 from heliodor.teach.data.scenes import Scene, Thing, render_scene, render_single
 from heliodor.teach.data.sources import (
     DocumentSource,
@@ -187,28 +187,11 @@ def test_sources_tell_the_cover_only_where_patches_are_named(size: int) -> None:
         np.testing.assert_array_equal(told(rng(1)).image, silent(rng(1)).image)
 
 
-def test_text_has_its_letters_told_in_its_own_quarter() -> None:
-    """The quarters are drawn one after another: each with its letters, all from one stream."""
-    full = 0
-    for seed in range(6):
-        example = LettersSource(size=224, patch=16)(np.random.default_rng(seed))
-        assert example.turns == ()
-        assert example.image.shape == (224, 224, 3)
-        assert example.cover is not None
-        rng = np.random.default_rng(seed)
-        cover = example.cover.reshape(14, 14, -1)
-        for row, column in ((0, 0), (0, 7), (7, 0), (7, 7)):
-            filled = rng.random() < 0.5
-            words, most = (9, 54) if filled else (5, None)
-            alone = draw_reading(rng, size=112, max_words=words, max_characters=most)
-            quarter = cover[row : row + 7, column : column + 7]
-            np.testing.assert_array_equal(quarter.reshape(49, -1), cover_letters(alone, 16))
-            y, x = 16 * row, 16 * column
-            np.testing.assert_array_equal(example.image[y : y + 112, x : x + 112], alone.image)
-            full += len(alone.text) > 112 // 6
-    assert full > 4
-
-
-def test_quarters_that_patches_do_not_fill_are_refused() -> None:
-    with pytest.raises(DataError, match="a picture of 112 pixels has no quarters of whole patches"):
-        LettersSource(size=112, patch=16)
+def test_letters_of_a_sheet_are_told_and_nothing_is_asked() -> None:
+    example = LettersSource(size=112, patch=16)(np.random.default_rng(4))
+    sheet = draw_sheet(np.random.default_rng(4), size=112)
+    assert example.turns == ()
+    np.testing.assert_array_equal(example.image, sheet.image)
+    assert example.cover is not None
+    np.testing.assert_array_equal(example.cover, cover_codes(sheet, 16))
+    assert np.count_nonzero(example.cover[:, LETTERS:KINDS]) > 40

@@ -16,6 +16,7 @@ from heliodor.teach.data.documents import Document
 from heliodor.teach.data.palette import COLOURS
 from heliodor.teach.data.reading import Reading
 from heliodor.teach.data.scenes import Scene
+from heliodor.teach.data.sheets import Sheet
 
 __all__ = ["EDGES", "KINDS", "THINGS", "cover_codes", "cover_letters", "cover_things"]
 
@@ -79,8 +80,8 @@ def cover_letters(reading: Reading, patch: int) -> NDArray[np.uint8]:
     return _lettered(found)
 
 
-def cover_codes(document: Document, patch: int) -> NDArray[np.uint8]:
-    """The same, letters counting in letters of the document's middling size.
+def cover_codes(document: Document | Sheet, patch: int) -> NDArray[np.uint8]:
+    """The same, letters counting in letters of the picture's middling size.
 
     Args:
         document: of a size that patches fill.

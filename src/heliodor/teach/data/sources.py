@@ -20,9 +20,7 @@ from heliodor.teach.data.example import Example, Turn
 from heliodor.teach.data.questions import Question, TaskMix, complete_segment, sample_questions
 from heliodor.teach.data.reading import PROMPT, draw_reading
 from heliodor.teach.data.scenes import Scene, render_scene, render_single
-
-_FULL = 0.5  # share of the quarters of letters that are filled
-_FULL_WORDS, _FULL_CHARACTERS = 9, 54  # more than three lines of small type hold
+from heliodor.teach.data.sheets import draw_sheet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,47 +105,22 @@ class ReadingSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LettersSource:
-    """Text in each quarter: many letters to know, and nothing asked.
+    """Sheets full of type, of which nothing is asked: hundreds of letters a picture.
 
-    A line alone fills a fifth of its picture. What lies in the patches is the whole lesson, so a
-    picture costs no pass of the decoder. Half of the quarters are filled with small type.
+    What lies in the patches is the whole lesson, so a picture costs no pass of the decoder.
 
     Attributes:
-        size: side of the picture in pixels, two quarters of whole patches.
+        size: side of the picture in pixels.
         patch: side in pixels of the patches whose cover is told.
     """
 
     size: int
     patch: int
 
-    def __post_init__(self) -> None:
-        """Refuse quarters that patches do not fill."""
-        if self.size % (2 * self.patch):
-            raise DataError(
-                f"a picture of {self.size} pixels has no quarters of whole patches of {self.patch}"
-            )
-
     def __call__(self, rng: np.random.Generator) -> Example:
-        """Draw four quarters."""
-        half, grid = self.size // 2, self.size // 2 // self.patch
-        drawn = [
-            draw_reading(rng, size=half, max_words=_FULL_WORDS, max_characters=_FULL_CHARACTERS)
-            if rng.random() < _FULL
-            else draw_reading(rng, size=half)
-            for _ in range(4)
-        ]
-        covers = [cover_letters(one, self.patch).reshape(grid, grid, -1) for one in drawn]
-        whole = _quartered(covers)
-        return Example(
-            image=_quartered([one.image for one in drawn]),
-            turns=(),
-            cover=whole.reshape(-1, whole.shape[-1]),
-        )
-
-
-def _quartered(parts: list[np.ndarray]) -> np.ndarray:
-    """Four arrays [h w C] as one [2h 2w C], row by row."""
-    return np.vstack([np.hstack(parts[:2]), np.hstack(parts[2:])])
+        """Draw one sheet."""
+        sheet = draw_sheet(rng, size=self.size)
+        return Example(image=sheet.image, turns=(), cover=cover_codes(sheet, self.patch))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
