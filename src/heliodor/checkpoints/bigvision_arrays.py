@@ -9,6 +9,7 @@ A tensor is filled straight from the place in the file where it lies, some megab
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ ROOT = "params/"
 
 _LEGACY_ROOT = "opt/target/"
 _BESIDE = re.compile(r"(opt|extra|chrono|state|step)(/.*)?")  # of a training run, not of the model
+_BLOCK = 4 * 2**20  # bytes of a block of rows
+_TURNED = 32 * 2**20  # the same where the whole array is looked at for each
 _LISTED = 12  # names that a message spells out per kind of fault
 
 
@@ -124,14 +127,31 @@ class _Placed(Weight):
     """A tensor inside an array of theirs, which fills its target without a copy between.
 
     Attributes:
-        fill: copies the values into a tensor of our shape, of any type and device.
+        fill: copies the values into a tensor of our shape, of any type and device, or of some of
+            its rows into a block of so many, from the row given.
+        unit: rows that stand together in theirs; 0 where rows cannot be had by themselves.
+        turned: whether a block of our rows lies all over their array.
     """
 
-    fill: Callable[[Tensor], None]
+    fill: Callable[[Tensor, int], None]
+    unit: int
+    turned: bool
 
     def copy_to(self, target: Tensor) -> None:
         """Copy, reorder and convert, some megabytes at a time."""
-        self.fill(target)
+        self.fill(target, 0)
+
+    def pieces(self, multiple: int = 1) -> Iterator[Tensor]:
+        """Blocks of rows, each a copy: the array is looked at some megabytes at a time."""
+        if not self.unit:
+            yield from Weight.pieces(self, multiple)
+            return
+        step = self.step(_TURNED if self.turned else _BLOCK, math.lcm(self.unit, multiple))
+        for start in range(0, self.shape[0], step):
+            rows = min(step, self.shape[0] - start)
+            block = torch.empty((rows, *self.shape[1:]), dtype=self.dtype)
+            self.fill(block, start)
+            yield block
 
 
 def _weight(file: NpzFile, name: str, array: Array, layer: int, part: int) -> Weight:
@@ -140,15 +160,17 @@ def _weight(file: NpzFile, name: str, array: Array, layer: int, part: int) -> We
     index = (layer,) * array.stacked + (part,) * (len(array.tensors[layer]) > 1)
     shape = array.ours
     pure = array.seen(torch.empty(shape, device="meta")).is_contiguous()
+    axis, unit = _row_axis(array)
 
-    def fill(target: Tensor) -> None:
-        file.copy(name, array.seen(target), index)
+    def fill(target: Tensor, start: int) -> None:
+        place = (axis, start // unit) if unit else (0, 0)
+        file.copy(name, array.seen(target), index, place)
 
     def read() -> Tensor:
         if pure:
             return file.part(name, index).reshape(shape)
         ours = torch.empty(shape, dtype=entry.dtype)
-        fill(ours)
+        fill(ours, 0)
         return ours
 
     return _Placed(
@@ -158,7 +180,24 @@ def _weight(file: NpzFile, name: str, array: Array, layer: int, part: int) -> We
         read=read,
         release=lambda: file.release(name, index),
         fill=fill,
+        unit=unit if file.in_blocks(name, index, whole=False) else 0,
+        turned=axis > 0,
     )
+
+
+def _row_axis(array: Array) -> tuple[int, int]:
+    """The axis of theirs along which our rows run, and how many of them a step there is.
+
+    Where they run along two, as heads and channels of a head, it is the slower one. (0, 0) where
+    there is no such axis.
+    """
+    numbered = torch.empty_strided(  # a step to the next row is a step of 1, any other of 0
+        array.ours, (1, *[0] * (len(array.ours) - 1)), device="meta"
+    )
+    seen = array.seen(numbered)
+    steps = [(stride, axis) for axis, stride in enumerate(seen.stride()) if seen.shape[axis] > 1]
+    unit, axis = max(steps, default=(0, 0))
+    return (axis, unit) if unit else (0, 0)
 
 
 def write_arrays(

@@ -138,7 +138,13 @@ class NpzFile:
         else:
             yield from self._mapped_blocks(entry, rows)
 
-    def copy(self, name: str, target: Tensor, index: tuple[int, ...] = ()) -> None:
+    def copy(
+        self,
+        name: str,
+        target: Tensor,
+        index: tuple[int, ...] = (),
+        place: tuple[int, int] = (0, 0),
+    ) -> None:
         """Copy an array, or a part of it, converting to the target's type as it goes.
 
         Memory beside the target's is that of some megabytes, and of a compressed array's row.
@@ -147,28 +153,44 @@ class NpzFile:
             name: which array.
             target: of the shape of array or part, any strides, any floating type, on any device.
             index: of the array's first axes, as for :meth:`part`.
+            place: an axis of the part, along which the target may be shorter, and where on it the
+                target begins.
 
         Raises:
             FileFormatError: compressed bytes that are damaged.
         """
-        entry = self.entries[name]
-        if not target.ndim or not target.numel() or entry.fortran or (entry.deflated and index):
-            target.copy_(self.part(name, index))
+        entry, (axis, first) = self.entries[name], place
+        shape = entry.shape[len(index) :]
+        whole = tuple(target.shape) == shape
+        if not target.ndim or not target.numel() or not self.in_blocks(name, index, whole=whole):
+            part = self.part(name, index)
+            target.copy_(part if whole else part.narrow(axis, first, target.shape[axis]))
             return
-        size = target[0].numel() * entry.dtype.itemsize
-        rows, start = max(1, _CHUNK // size), 0
-        deflated, mapped = self._inflated_blocks, self._mapped_blocks
-        for block in deflated(name, rows) if entry.deflated else mapped(entry, rows, index):
-            target[start : start + len(block)].copy_(block)
+        rows, start = max(1, _CHUNK // (math.prod(shape[1:]) * entry.dtype.itemsize)), 0
+        taken = (first, first + len(target)) if axis == 0 else (0, len(target))
+        mapped = self._mapped_blocks(entry, rows, index, taken)
+        for block in self._inflated_blocks(name, rows) if entry.deflated else mapped:
+            chosen = block.narrow(axis, first, target.shape[axis]) if axis else block
+            target[start : start + len(block)].copy_(chosen)
             start += len(block)
 
+    def in_blocks(self, name: str, index: tuple[int, ...], *, whole: bool) -> bool:
+        """Whether :meth:`copy` goes through an array, or a piece of it, block by block."""
+        entry = self.entries[name]
+        return not (entry.fortran or (entry.deflated and (index or not whole)))
+
     def _mapped_blocks(
-        self, entry: NpzEntry, rows: int, index: tuple[int, ...] = ()
+        self,
+        entry: NpzEntry,
+        rows: int,
+        index: tuple[int, ...] = (),
+        taken: tuple[int, int] | None = None,
     ) -> Iterator[Tensor]:
-        """A stored array, or a part of it, some rows at a time."""
+        """A stored array, or a part of it, or the rows taken of that, some rows at a time."""
         count, *rest = entry.shape[len(index) :]
-        for start in range(0, count, rows):
-            stop = min(start + rows, count)
+        first, end_row = taken or (0, count)
+        for start in range(first, end_row, rows):
+            stop = min(start + rows, end_row)
             begin, end = _span(entry, (*index, start))[0], _span(entry, (*index, stop - 1))[1]
             values = self._file.tensor(begin, end, entry.dtype.itemsize)
             yield _shaped(values, entry.dtype, (stop - start, *rest))

@@ -28,8 +28,8 @@ from heliodor.models.gemma import Gemma, GemmaConfig
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
 from heliodor.quant.apply import apply_empty, quantisable, recipe_of
-from heliodor.quant.pack import encode
-from heliodor.quant.scheme import Recipe, Scheme
+from heliodor.quant.pack import encode_pieces
+from heliodor.quant.scheme import COLUMNS, Recipe, Scheme
 from heliodor.quant.scheme import recipe as find_recipe
 
 _DECODER = "language."
@@ -103,7 +103,8 @@ class _Encoding:
         if part == "scale" and kept is not None:
             return kept
         try:
-            parts = encode(self._weight.read(), self._scheme, self._weight.release)
+            rows, width = self._weight.shape
+            parts = encode_pieces(self._weight.pieces(COLUMNS), (rows, width), self._scheme)
         except InputError as error:
             raise CheckpointError(f"{self._weight.name}: {error}") from error
         if part != "scale":

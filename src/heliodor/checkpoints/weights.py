@@ -33,7 +33,7 @@ POSITION = "vision.position"
 EMBEDDING = "language.embedding.weight"
 READABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-_CHUNK = 16 * 2**20  # bytes read at a time
+_CHUNK = 4 * 2**20  # bytes read at a time
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -82,15 +82,23 @@ class Weight:
         """Number of values."""
         return math.prod(self.shape)
 
-    def pieces(self) -> Iterator[Tensor]:
-        """The tensor cut along its first axis, some megabytes at a time; a scalar as one value."""
+    def pieces(self, multiple: int = 1) -> Iterator[Tensor]:
+        """The tensor cut along its first axis, some megabytes at a time; a scalar as one value.
+
+        Args:
+            multiple: of how many rows each piece is, but for the last.
+        """
         rows = self.read().detach()
         rows = rows.reshape(1) if rows.ndim == 0 else rows
-        row = max(1, math.prod(rows.shape[1:]) * rows.element_size())
-        step = max(1, _CHUNK // row)
+        step = self.step(_CHUNK, multiple)
         for start in range(0, rows.shape[0], step):
             yield rows[start : start + step]
             self.release()
+
+    def step(self, size: int, multiple: int) -> int:
+        """Rows of about ``size`` bytes: a multiple, and one at least."""
+        row = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
+        return max(1, size // (row * multiple)) * multiple
 
     def copy_to(self, target: Tensor) -> None:
         """Copy into a tensor of the same shape, converting to its type, on whatever device.

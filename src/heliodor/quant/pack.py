@@ -6,7 +6,7 @@ tensor comes from, in memory or on its way to a file, so that both are the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -15,28 +15,20 @@ from heliodor.errors import InputError
 from heliodor.quant import kernels
 from heliodor.quant.scheme import COLUMNS, GROUP, Scheme
 
-__all__ = ["codes4", "codes8", "decode", "encode", "pack", "take_rows", "values4"]
+__all__ = ["codes4", "codes8", "decode", "encode", "encode_pieces", "pack", "take_rows", "values4"]
 
 _CHUNK = 2**18  # weights at a time: they and what is computed of them stay in the cache
-_PIECE = 16  # chunks after which memory is given back
 _EXTREMES = (6.8, 7.4, 8.6)
 """Codes that the largest weight of a group may get: 8 uses all codes and rounds the others
 coarsely, less cuts nothing off, more cuts the largest. Which is best depends on the group."""
 
 
-def _keep() -> None:
-    """Release nothing: the weight is in memory anyway."""
-
-
-def encode(
-    weight: Tensor, scheme: Scheme, release: Callable[[], None] = _keep
-) -> dict[str, Tensor]:
+def encode(weight: Tensor, scheme: Scheme) -> dict[str, Tensor]:
     """The tensors that stand for a weight, as :meth:`Scheme.parts` describes them.
 
     Args:
         weight: [N K] of any float type, on any device, strided as it may be.
         scheme: how it is stored.
-        release: called after each piece, to give back memory that reading took.
 
     Returns:
         Tensors on the CPU.
@@ -44,23 +36,53 @@ def encode(
     Raises:
         InputError: a weight that is NaN or infinite.
     """
-    rows, width = weight.shape
-    described = scheme.parts(rows, width)
+    return encode_pieces((weight,), (weight.shape[0], weight.shape[1]), scheme)
+
+
+def encode_pieces(
+    pieces: Iterable[Tensor], shape: tuple[int, int], scheme: Scheme
+) -> dict[str, Tensor]:
+    """The same for a weight that comes in blocks of rows, each of which is let go when it is coded.
+
+    Args:
+        pieces: [n K] in order, n a multiple of ``COLUMNS`` in all but the last.
+        shape: (N, K).
+        scheme: how it is stored.
+
+    Raises:
+        InputError: a weight that is NaN or infinite, or pieces that do not make up the shape.
+    """
+    rows, width = shape
     parts = {
-        name: torch.empty(shape, dtype=getattr(torch, dtype))
-        for name, (dtype, shape) in described.items()
+        name: torch.empty(part, dtype=getattr(torch, dtype))
+        for name, (dtype, part) in scheme.parts(rows, width).items()
     }
     step = max(1, _CHUNK // (COLUMNS * max(1, width))) * COLUMNS
-    for count, start in enumerate(range(0, rows, step), start=1):
-        piece = weight[start : start + step].detach().to("cpu", torch.float32).contiguous()
-        codes, scale = (codes8 if scheme.bits == 8 else codes4)(piece)
-        for name, part in pack(codes, scale, scheme).items():
-            first = start if parts[name].shape[0] >= rows else start // COLUMNS
-            parts[name][first : first + part.shape[0]] = part
-        if count % _PIECE == 0:
-            release()
-    release()
+    done = 0
+    for piece in pieces:
+        if done % COLUMNS or piece.shape[1] != width or done + len(piece) > rows:
+            raise InputError(
+                f"a piece of {list(piece.shape)} came after {done} rows of {rows} by {width}: "
+                f"expected so many channels, and multiples of {COLUMNS} rows but for the last"
+            )
+        for start in range(0, len(piece), step):
+            part = piece[start : start + step].detach().to("cpu", torch.float32).contiguous()
+            _put(parts, done + start, rows, pack(*_codes(part, scheme), scheme))
+        done += len(piece)
+    if done != rows:
+        raise InputError(f"{done} rows came of {rows}")
     return parts
+
+
+def _codes(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    return codes8(weight) if scheme.bits == 8 else codes4(weight)
+
+
+def _put(parts: dict[str, Tensor], start: int, rows: int, found: dict[str, Tensor]) -> None:
+    """Packed rows from ``start`` on in their place; a line holds a row or ``COLUMNS`` of them."""
+    for name, part in found.items():
+        first = start if parts[name].shape[0] >= rows else start // COLUMNS
+        parts[name][first : first + part.shape[0]] = part
 
 
 def pack(codes: Tensor, scale: Tensor, scheme: Scheme) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from heliodor.errors import ConfigError, InputError
 from heliodor.nn.linear import Linear
 from heliodor.quant import INT4, INT8, kernels, linear, torch_products
 from heliodor.quant.linear import QuantEmbedding, QuantLinear4, QuantLinear8
-from heliodor.quant.pack import codes4, codes8, values4
+from heliodor.quant.pack import codes4, codes8, encode_pieces, values4
 
 Array = NDArray[np.float64]
 SHAPES = [(16, 64), (17, 4), (1, 1), (40, 67), (33, 200)]
@@ -236,16 +236,25 @@ def test_weights_of_every_type_are_read_in_pieces(
 ) -> None:
     """Pieces of 16 channels give what the whole gives; a strided view is read as it lies."""
     weight = noise(70, 50).to(dtype).T
-    released: list[int] = []
     for scheme in (INT8, INT4):
         whole = linear.encode(weight.float().contiguous(), scheme)
         with monkeypatch.context() as patch:
             patch.setattr("heliodor.quant.pack._CHUNK", 16)
-            pieces = linear.encode(weight, scheme, lambda: released.append(1))
-        assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+            pieces = linear.encode(weight, scheme)
+        given = encode_pieces(iter(weight.split(32)), (50, 70), scheme)
+        for found in (pieces, given):
+            assert all(torch.equal(whole[name], found[name]) for name in whole)
         for name, (kind, shape) in scheme.parts(50, 70).items():
             assert (str(whole[name].dtype), tuple(whole[name].shape)) == (f"torch.{kind}", shape)
-    assert released
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [((17, 33), "after 17 rows of 50 by 70"), ((32,), "32 rows came of 50"), ((48, 3), "48 rows")],
+)
+def test_pieces_that_make_up_no_weight_are_refused(rows: tuple[int, ...], wanted: str) -> None:
+    with pytest.raises(InputError, match=wanted):
+        encode_pieces((noise(count, 70) for count in rows), (50, 70), INT8)
 
 
 def test_a_channel_of_zeros_and_of_very_small_numbers() -> None:

@@ -23,8 +23,8 @@ from heliodor.teach.data.fonts import TextSplit
 from heliodor.teach.data.palette import COLOURS
 from heliodor.teach.data.questions import TaskMix
 from heliodor.teach.data.reading import draw_reading
-from heliodor.teach.data.sheets import draw_sheet
 from heliodor.teach.data.scenes import Scene, Thing, render_scene, render_single
+from heliodor.teach.data.sheets import draw_sheet
 from heliodor.teach.data.sources import (
     DocumentSource,
     LettersSource,
