@@ -21,6 +21,9 @@ from heliodor.text.pieces import JsonPieces, added_token
 START, END = 5, 6
 """Ids of the turn tokens: in Gemma's vocabulary too they are given to unused ones."""
 
+PROMPTS = ["a red bee", "garden", "two dogs sit on the left of a tulip and sing", ""]
+"""Texts of several lengths, the last of none."""
+
 TEMPLATE = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from heliodor.errors import DataError
 from heliodor.generation import Greedy, Plan, generate
 from heliodor.models.paligemma import PaliGemma
 from heliodor.teach.data.collate import Batch, Rows, collate, divide
@@ -66,7 +67,13 @@ class AnswerObjective:
         return collate(examples, self.tokenizer, together=self.together)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float]]:
-        """Loss, and the mean loss of each task's turns."""
+        """Loss, and the mean loss of each task's turns.
+
+        Of a part it is what the part adds to the loss of the whole batch.
+
+        Raises:
+            DataError: no picture is asked about, nor tells what lies in its patches.
+        """
         features, beside, figures = self._look(batch)
         parts: list[Tensor] = []
         by_task: dict[str, list[float]] = defaultdict(list)
@@ -80,21 +87,41 @@ class AnswerObjective:
             for task, value in zip(tasks, losses.detach(), strict=True):
                 by_task[task].append(float(value))
         figures |= {task: sum(v) / len(v) for task, v in sorted(by_task.items())}
-        return torch.stack(parts).mean() + beside, figures
+        if parts:
+            answers = batch.row_share * torch.stack(parts).mean()
+            return answers if beside is None else answers + beside, figures
+        if beside is None:
+            raise _nothing_to_learn(batch)
+        return beside, figures
 
-    def _look(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """Image tokens [B N W], the loss of what lies in the patches, and figures of it."""
+    def _look(self, batch: Batch) -> tuple[Tensor, Tensor | None, dict[str, float]]:
+        """Image tokens [B N W], the loss of what lies in the patches if told, figures of it."""
         pixels = pixels_in(batch.pixels)
-        if not (isinstance(self.model, GroundedPaliGemma) and len(batch.covered)):
-            features = self.model.encode_images(pixels)
-            return features, features.new_zeros(()), {}
+        if not isinstance(self.model, GroundedPaliGemma):
+            return self.model.encode_images(pixels), None, {}
         features, patches = self.model.look(pixels, apart=self.apart)
+        if not len(batch.covered):
+            return features, None, {}
         loss, figures = patch_loss(patches[batch.covered], batch.cover)
-        return features, self.grounding * loss, figures
+        return features, self.grounding * batch.cover_share * loss, figures
 
     def divide(self, batch: Batch, parts: int) -> list[tuple[float, Batch]]:
-        """Cut a batch between pictures; a part weighs as much as it has rows."""
-        return divide(batch, parts)
+        """Cut a batch between pictures.
+
+        A part knows which share of the rows and of the covered pictures it holds, and its loss
+        counts the answers by the one and what lies in the patches by the other: the losses of all
+        parts simply add up. Only the edges, a mean over the patches that things own, add up but
+        nearly where covered pictures differ in how many those are.
+
+        Raises:
+            DataError: no picture is asked about, nor tells what lies in its patches.
+        """
+        if not isinstance(self.model, GroundedPaliGemma):
+            batch = replace(batch, cover=batch.cover[:0], covered=batch.covered[:0])
+        found = divide(batch, parts)
+        if not found:
+            raise _nothing_to_learn(batch)
+        return [(1.0, part) for part in found]
 
     def _turn_losses(self, features: Tensor, rows: Rows) -> Tensor:
         """The loss of every turn, row after row."""
@@ -129,3 +156,10 @@ class AnswerObjective:
                 said = self.tokenizer.decode(answer.tokens)
                 lines.append(f"{turn.prompt} -> {said} | {turn.suffix}")
         return lines
+
+
+def _nothing_to_learn(batch: Batch) -> DataError:
+    return DataError(
+        f"none of the {len(batch.pixels)} pictures of a batch is asked about, and what lies in "
+        "their patches is not told, or the model has no layer for it: let more sources ask"
+    )

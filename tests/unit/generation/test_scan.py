@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import tiny
+from tests.reference.decoding import nucleus
 from torch import Tensor, nn
 
 from heliodor.errors import ConfigError
@@ -26,9 +27,10 @@ from heliodor.generation import (
     TopP,
     generate,
 )
+from heliodor.generation import sampler as samplers
 from heliodor.models.causal import CausalGemma
-from heliodor.models.gemma import Gemma
-from heliodor.nn.linear import scores
+from heliodor.models.gemma import Gemma, GemmaConfig
+from heliodor.nn.linear import Rows, scores
 from heliodor.quant import kernels
 from heliodor.quant.linear import QuantEmbedding
 
@@ -224,8 +226,8 @@ def run(
     gemma: Gemma, scan: HeadScan | None, plan: Plan, counts: list[int] | None = None
 ) -> list[Decoded]:
     class Counting(GemmaReader):
-        def logits(self, hidden: Tensor, rows: object = None) -> Tensor:
-            found = super().logits(hidden, rows)  # type: ignore[arg-type]
+        def logits(self, hidden: Tensor, rows: Rows = None) -> Tensor:
+            found = super().logits(hidden, rows)
             if counts is not None:
                 counts.append(found.shape[1])
             return found
@@ -241,7 +243,7 @@ def run(
 @pytest.mark.parametrize("sampler", [Greedy(), TopK(5, 1.3), TopP(0.7), Temperature(1.0)], ids=repr)
 @pytest.mark.parametrize("guess", [None, PromptLookup(min_ngram=1)], ids=["plain", "guessing"])
 def test_a_scanned_head_writes_what_the_whole_one_writes(
-    config: object, sampler: Sampler, guess: PromptLookup | None, path: str
+    config: GemmaConfig, sampler: Sampler, guess: PromptLookup | None, path: str
 ) -> None:
     forbidden = torch.zeros(1000, dtype=torch.bool)
     forbidden[:50] = True
@@ -253,7 +255,7 @@ def test_a_scanned_head_writes_what_the_whole_one_writes(
         speculate=guess,
     )
     for seed in range(2):
-        gemma = tiny.gemma(config, seed)  # type: ignore[arg-type]
+        gemma = tiny.gemma(config, seed)
         with torch.no_grad():
             gemma.norm.scale.add_(3.0)
         counts: list[int] = []
@@ -265,3 +267,71 @@ def test_a_scanned_head_writes_what_the_whole_one_writes(
             assert one.logprobs == pytest.approx(other.logprobs, abs=2e-5)
         if isinstance(sampler, Greedy | TopK):
             assert counts.count(1000) <= 3, "the whole head was read for nearly every token"
+
+
+# --------------------------------------------------------------------------- a cap and a nucleus
+
+CAPS = [2.0, 6.0, 20.0]
+"""Of logits that reach 11: the highest become 2.0, 5.7 and 10.0."""
+NUCLEI = [TopP(0.2), TopP(0.5), TopP(0.95, 0.5)]
+
+
+def confident(cap: float, seed: int) -> Gemma:
+    gemma = tiny.gemma(dataclasses.replace(CAPPED, final_cap=cap), seed)
+    with torch.no_grad():
+        gemma.norm.scale.add_(3.0)
+    return gemma
+
+
+def scanning(gemma: Gemma) -> GemmaReader:
+    reader = GemmaReader.scanning(gemma)
+    assert reader.scan is not None
+    assert reader.scan.cap == gemma.config.final_cap
+    return reader
+
+
+@pytest.mark.parametrize("cap", CAPS)
+@pytest.mark.parametrize("sampler", NUCLEI, ids=repr)
+def test_behind_a_cap_each_token_of_a_nucleus_keeps_its_share(
+    sampler: TopP, cap: float, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers just inside both ends of a token's share of [0, 1) draw that token.
+
+    The shares are those that plain numpy gives the capped logits; without the cap they are others.
+    """
+    gemma = confident(cap, 0)
+    with torch.no_grad():
+        hidden, cache = CausalGemma(gemma).read_prompt(
+            PROMPTS[1:2], torch.ones(1, 4, dtype=torch.bool)
+        )
+    free = hidden[0].double().numpy() @ gemma.embedding.weight.detach().double().numpy().T
+    shares = nucleus(cap * np.tanh(free / cap), sampler.p, sampler.t)
+    assert np.abs(nucleus(free, sampler.p, sampler.t) - shares).max() > 1e-3
+    ends = shares.cumsum()
+    tokens = np.flatnonzero(shares > 1e-4)
+    assert shares[tokens].sum() > 0.99
+    points = np.stack([ends[tokens] - shares[tokens] + 1e-5, ends[tokens] - 1e-5]).ravel()
+    rows = len(points)
+    monkeypatch.setattr(samplers, "_uniform", lambda count, generator: torch.as_tensor(points))
+    plan = Plan(max_new_tokens=1, stop=frozenset(), sampler=sampler)
+    same = cache.select(torch.zeros(rows, dtype=torch.long))
+    found = generate(scanning(gemma), hidden.repeat(rows, 1), same, plan)
+    assert [row.tokens[0] for row in found] == [*tokens.tolist(), *tokens.tolist()]
+
+
+@pytest.mark.parametrize("cap", CAPS)
+@pytest.mark.parametrize("sampler", NUCLEI, ids=repr)
+@pytest.mark.parametrize("guess", [None, PromptLookup(min_ngram=1)], ids=["plain", "guessing"])
+def test_behind_a_cap_a_seed_gives_the_text_that_the_whole_head_gives(
+    sampler: TopP, cap: float, guess: PromptLookup | None, path: str
+) -> None:
+    plan = Plan(max_new_tokens=16, stop=frozenset({EOS}), sampler=sampler, speculate=guess)
+    texts: set[tuple[int, ...]] = set()
+    for seed in range(2):
+        gemma = confident(cap, seed)
+        whole = run(gemma, None, plan)
+        for one, other in zip(run(gemma, scanning(gemma).scan, plan), whole, strict=True):
+            assert (one.tokens, one.finish) == (other.tokens, other.finish)
+            assert one.logprobs == pytest.approx(other.logprobs, abs=2e-5)
+            texts.add(one.tokens)
+    assert len(texts) == 6

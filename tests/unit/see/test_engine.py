@@ -390,5 +390,6 @@ def test_a_scanned_head_and_guesses_leave_answers_as_they_are(sampler: Any) -> N
         assert_same(one, other)
     pieces = engine.stream(PICTURES[0], PROMPTS[0], speculate=guess, **options)
     assert "".join(pieces) == plain[0].text
+    wrong: Any = 3
     with pytest.raises(InputError, match=r"got speculate=3; expected PromptLookup\(\) or None"):
-        engine.generate(PICTURES, PROMPTS, speculate=3)  # type: ignore[arg-type]
+        engine.generate(PICTURES, PROMPTS, speculate=wrong)

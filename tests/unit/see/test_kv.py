@@ -8,6 +8,7 @@ import pytest
 from tests import talking, tiny
 
 from heliodor.errors import InputError
+from heliodor.generation import Greedy, PromptLookup, Temperature, TopP
 from heliodor.nn import cache as caches
 from heliodor.nn.cache import KVCache
 
@@ -53,6 +54,43 @@ def test_a_gemma_alone_too(made: list[KVCache]) -> None:
     lm.kv = "int8"
     lm.generate(["a red"], max_new_tokens=5)
     assert [cache.kv for cache in made] == ["int8"]
+
+
+PICTURES = [tiny.picture(1), None, tiny.picture(3)]
+PROMPTS = ["caption en", "answer en how many bees are there?", "x"]
+GUESS = PromptLookup(min_ngram=1)
+
+
+@pytest.mark.parametrize("sampler", [Greedy(), Temperature(0.8), TopP(0.9)], ids=repr)
+@pytest.mark.parametrize("scanned", [False, True], ids=["head", "scan"])
+def test_guesses_leave_answers_in_eight_bits_as_they_are(
+    made: list[KVCache], sampler: Any, *, scanned: bool
+) -> None:
+    """Whole batches, rows of a length of their own and a stream, beside one token a pass."""
+    model = tiny.vlm(seed=3)
+    options: dict[str, Any] = {"max_new_tokens": 24, "sampler": sampler, "seed": 5}
+    exact = model.generate(PICTURES, PROMPTS, **options)
+    model.kv = "int8"
+    plain = model.generate(PICTURES, PROMPTS, **options)
+    assert [row.logprobs for row in plain] != [row.logprobs for row in exact]
+    if scanned:
+        model.scan_head()
+    found = model.generate(PICTURES, PROMPTS, speculate=GUESS, **options)
+    for one, other in zip(found, plain, strict=True):
+        assert (one.text, one.tokens, one.finish) == (other.text, other.tokens, other.finish)
+        assert one.logprobs == pytest.approx(other.logprobs, abs=5e-3)  # codes may round otherwise
+    pieces = model.stream(PICTURES[0], PROMPTS[0], speculate=GUESS, **options)
+    assert "".join(pieces) == plain[0].text
+    assert [cache.kv for cache in made if cache.length] == ["float", *["int8"] * 3]
+
+
+def test_guesses_leave_a_gemma_in_eight_bits_as_it_is() -> None:
+    for seed in range(3):
+        lm = talking.lm(talking.SECOND, seed=seed)
+        lm.kv = "int8"
+        plain = lm.generate(["a red bee", "garden"], max_new_tokens=24)
+        found = lm.generate(["a red bee", "garden"], max_new_tokens=24, speculate=GUESS)
+        assert [row.tokens for row in found] == [row.tokens for row in plain]
 
 
 def test_another_way_is_refused_when_it_is_used() -> None:

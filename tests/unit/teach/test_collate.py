@@ -140,10 +140,10 @@ def test_a_batch_is_cut_between_pictures_at_half_its_tokens() -> None:
         example(4, ("caption", "a", "")),
     ]
     batch = collate(examples, LETTERS, group=2)
-    (first_share, first), (second_share, second) = divide(batch, 2)
+    first, second = divide(batch, 2)
     assert [int(picture.unique()) for picture in first.pixels] == [0, 1]
     assert [int(picture.unique()) for picture in second.pixels] == [2, 3, 4]
-    assert (first_share, second_share) == pytest.approx((2 / 6, 4 / 6))
+    assert (first.row_share, second.row_share) == pytest.approx((2 / 6, 4 / 6))
 
     def turns(part: Batch) -> list[tuple[int, str, list[int]]]:
         return sorted(
@@ -157,9 +157,9 @@ def test_a_batch_is_cut_between_pictures_at_half_its_tokens() -> None:
     assert sorted(turns(first) + turns(second)) == turns(batch)
 
 
-def covered(shade: int, *turns: tuple[str, str, str]) -> Example:
+def covered(shade: int, *turns: tuple[str, str, str], side: int = 4) -> Example:
     """A picture whose cover is its shade in each of two patches."""
-    return replace(example(shade, *turns), cover=np.full((2, 3), shade, np.uint8))
+    return replace(example(shade, *turns, side=side), cover=np.full((2, 3), shade, np.uint8))
 
 
 def test_covers_are_kept_beside_the_pictures_that_have_one() -> None:
@@ -179,7 +179,7 @@ def test_a_cut_batch_keeps_covers_with_their_pictures(parts: int) -> None:
         for shade in range(7)
     ]
     batch = collate(examples, LETTERS, group=2)
-    cut = [part for _, part in divide(batch, parts)]
+    cut = divide(batch, parts)
     assert len(cut) > 1
     seen = 0
     for part in cut:
@@ -197,8 +197,29 @@ def test_a_picture_without_turns_has_a_cover_and_no_row(*, together: bool) -> No
     batch = collate(examples, LETTERS, together=together)
     assert sorted(i for rows in batch.groups for i in rows.image.tolist()) == [0, 2]
     assert batch.covered.tolist() == [0, 1, 2]
-    cut = [part for _, part in divide(batch, 2)]
+    cut = divide(batch, 2)
     assert sorted(int(c.unique()) for part in cut for c in part.cover) == [7, 8, 9]
+
+
+def test_parts_know_their_shares_of_rows_and_of_covers() -> None:
+    """Six pictures, two a part: two rows and a cover, two covers alone, and neither."""
+    asked = ("ask", "a", "bc")
+    told = [covered(1, asked, side=64), example(2, asked, side=64), covered(3, side=64)]
+    rest = [covered(4, side=64), example(5, side=64), example(6, side=64)]
+    first, second = divide(collate([*told, *rest], LETTERS, group=1), 3)
+    shades = [[int(picture.unique()) for picture in part.pixels] for part in (first, second)]
+    assert shades == [[1, 2], [3, 4]]
+    assert (first.row_share, second.row_share) == (1.0, 0.0)
+    assert (first.cover_share, second.cover_share) == pytest.approx((1 / 3, 2 / 3))
+    assert (len(first.groups), second.groups) == (2, ())
+    assert second.covered.tolist() == [0, 1]
+    again = divide(second, 2)
+    assert [part.cover_share for part in again] == pytest.approx([1 / 3, 1 / 3])
+    assert [part.row_share for part in again] == [0.0, 0.0]
+
+
+def test_nothing_to_learn_from_leaves_no_part() -> None:
+    assert divide(collate([example(1), example(2)], LETTERS), 2) == []
 
 
 def test_a_large_picture_weighs_more_than_its_words() -> None:
@@ -206,13 +227,13 @@ def test_a_large_picture_weighs_more_than_its_words() -> None:
     examples = [example(0, ("ask", "a", "b"), side=64), *(example(i, side=64) for i in (1, 2, 3))]
     examples[3] = example(3, ("ask", "a", "b"), side=64)
     cut = divide(collate(examples, LETTERS), 2)
-    assert [len(part.pixels) for _, part in cut] == [2, 2]
+    assert [len(part.pixels) for part in cut] == [2, 2]
 
 
 def test_a_batch_of_one_picture_stays_whole() -> None:
     batch = collate([example(3, ("ask", "a", "b"))], LETTERS)
-    ((share, part),) = divide(batch, 4)
-    assert share == 1.0
+    (part,) = divide(batch, 4)
+    assert part.row_share == 1.0
     assert part.pixels.tolist() == batch.pixels.tolist()
     assert [rows.tokens.tolist() for rows in part.groups] == [
         rows.tokens.tolist() for rows in batch.groups

@@ -52,12 +52,16 @@ class Batch:
         groups: rows by rising length.
         cover: uint8 [K N KINDS+EDGES], what lies in the patches of K of the pictures.
         covered: int64 [K], which pictures those are.
+        row_share: share of the rows that are here, of the batch that this is a part of.
+        cover_share: share of that batch's covered pictures.
     """
 
     pixels: Tensor
     groups: tuple[Rows, ...]
     cover: Tensor
     covered: Tensor
+    row_share: float = 1.0
+    cover_share: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,38 +119,40 @@ def collate(
     )
 
 
-def divide(batch: Batch, parts: int) -> list[tuple[float, Batch]]:
+def divide(batch: Batch, parts: int) -> list[Batch]:
     """Cut a batch between its pictures into parts of about equally much work.
 
     A picture counts as a token for every 16 by 16 of its pixels, a row as its text tokens.
 
     Args:
-        batch: at least one row.
-        parts: how many at most; a part without rows is left out.
+        batch: at least one picture.
+        parts: how many at most; a part with neither rows nor covers is left out.
 
     Returns:
-        Parts with the share of all rows that each holds, adding up to 1.
+        Parts whose ``row_share`` and ``cover_share`` add up to those of the batch.
     """
     load = torch.full((len(batch.pixels),), batch.pixels[0, ..., 0].numel() / 16**2)
     for rows in batch.groups:
         load.index_add_(0, rows.image, torch.full((len(rows.tasks),), float(rows.tokens.shape[1])))
     middle = load.cumsum(0) - load / 2
     part_of = (middle * parts / load.sum()).long().clamp_max(parts - 1)
-    total = sum(len(rows.tasks) for rows in batch.groups)
-    found: list[tuple[float, Batch]] = []
+    total = max(1, sum(len(rows.tasks) for rows in batch.groups))
+    covers = max(1, len(batch.covered))
+    found: list[Batch] = []
     for part in range(parts):
         chosen = (part_of == part).nonzero().flatten()
         groups = [cut for rows in batch.groups if (cut := _select(rows, chosen)) is not None]
-        if groups:
-            share = sum(len(rows.tasks) for rows in groups) / total
-            known = torch.isin(batch.covered, chosen)
+        known = torch.isin(batch.covered, chosen)
+        if groups or bool(known.any()):
             cut = Batch(
                 pixels=batch.pixels[chosen],
                 groups=tuple(groups),
                 cover=batch.cover[known],
                 covered=torch.searchsorted(chosen, batch.covered[known]),
+                row_share=batch.row_share * sum(len(rows.tasks) for rows in groups) / total,
+                cover_share=batch.cover_share * int(known.sum()) / covers,
             )
-            found.append((share, cut))
+            found.append(cut)
     return found
 
 
