@@ -15,7 +15,7 @@ from heliodor.generation import Greedy, Plan, generate
 from heliodor.models.paligemma import PaliGemma
 from heliodor.teach.data.collate import Batch, Rows, collate, divide
 from heliodor.teach.data.example import Example
-from heliodor.teach.grounding import GroundedPaliGemma, patch_loss
+from heliodor.teach.grounding import GroundedPaliGemma, owned, patch_loss
 from heliodor.teach.losses import Nearness, predicts_answer, turn_losses
 from heliodor.teach.pairing import pixels_in
 from heliodor.teach.together import hidden_together
@@ -102,16 +102,20 @@ class AnswerObjective:
         features, patches = self.model.look(pixels, apart=self.apart)
         if not len(batch.covered):
             return features, None, {}
-        loss, figures = patch_loss(patches[batch.covered], batch.cover)
-        return features, self.grounding * batch.cover_share * loss, figures
+        loss, figures = patch_loss(
+            patches[batch.covered],
+            batch.cover,
+            kinds_share=batch.cover_share,
+            edges_share=batch.edge_share,
+        )
+        return features, self.grounding * loss, figures
 
     def divide(self, batch: Batch, parts: int) -> list[tuple[float, Batch]]:
         """Cut a batch between pictures.
 
-        A part knows which share of the rows and of the covered pictures it holds, and its loss
-        counts the answers by the one and what lies in the patches by the other: the losses of all
-        parts simply add up. Only the edges, a mean over the patches that things own, add up but
-        nearly where covered pictures differ in how many those are.
+        A part knows which share it holds of the rows, of the covered pictures and of the patches
+        that things own, and its loss counts the answers, the kinds and the edges by these: the
+        losses of all parts simply add up.
 
         Raises:
             DataError: no picture is asked about, nor tells what lies in its patches.
@@ -121,7 +125,12 @@ class AnswerObjective:
         found = divide(batch, parts)
         if not found:
             raise _nothing_to_learn(batch)
-        return [(1.0, part) for part in found]
+        each = [int(owned(part.cover).sum()) if len(part.covered) else 0 for part in found]
+        shares = [batch.edge_share * count / max(1, sum(each)) for count in each]
+        return [
+            (1.0, replace(part, edge_share=share))
+            for part, share in zip(found, shares, strict=True)
+        ]
 
     def _turn_losses(self, features: Tensor, rows: Rows) -> Tensor:
         """The loss of every turn, row after row."""

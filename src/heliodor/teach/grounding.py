@@ -191,12 +191,28 @@ class GroundingObjective:
         return ids + [self.tokenizer.eos] * (length - len(ids))
 
 
-def patch_loss(logits: Tensor, cover: Tensor) -> tuple[Tensor, dict[str, float]]:
+def owned(cover: Tensor) -> Tensor:
+    """Which patches belong to a thing, whose edges they tell.
+
+    Args:
+        cover: uint8 [... KINDS+EDGES], shares of 255.
+
+    Returns:
+        bool [...].
+    """
+    return cover[..., :THINGS].amax(-1).float() / 255.0 > _OWNED
+
+
+def patch_loss(
+    logits: Tensor, cover: Tensor, *, kinds_share: float = 1.0, edges_share: float = 1.0
+) -> tuple[Tensor, dict[str, float]]:
     """What lies in the patches, and where the edges of things are.
 
     Args:
         logits: float32 [B N KINDS+EDGES].
         cover: uint8 [B N KINDS+EDGES], shares of 255.
+        kinds_share: share of a whole batch's patches that these are.
+        edges_share: share of its owned patches.
 
     Returns:
         The loss; and as figures the kinds' part, the mean distance of the edges in shares of the
@@ -205,13 +221,13 @@ def patch_loss(logits: Tensor, cover: Tensor) -> tuple[Tensor, dict[str, float]]
     share = cover.float() / 255.0
     kinds = binary_loss(logits[..., :KINDS], share[..., :KINDS])
     most, thing = share[..., :THINGS].max(-1)
-    owned, filled = most > _OWNED, most > _FILLED
-    away = (logits[..., KINDS:].sigmoid() - share[..., KINDS:]).abs()[owned]
+    filled = most > _FILLED
+    away = (logits[..., KINDS:].sigmoid() - share[..., KINDS:]).abs()[owned(cover)]
     edges = away.sum() / max(1, away.numel())
     right = (logits[..., :THINGS].argmax(-1) == thing)[filled].float()
     figures = {"patch": float(kinds.detach()), "edges": float(edges.detach())}
     figures["top1"] = float(right.sum()) / max(1, len(right))
-    return kinds + _EDGES * edges, figures
+    return kinds_share * kinds + edges_share * _EDGES * edges, figures
 
 
 def _texts(rng: np.random.Generator) -> list[str]:

@@ -89,6 +89,12 @@ BATCHES = {
         told(3, things(3)),
         told(4, things(4)),
     ],
+    "things beside letters": [
+        asked(0, things(0)),
+        told(1, letters(1)),
+        told(2, things(2)),
+        told(3, letters(3)),
+    ],
     "letters alone": [told(seed, letters(seed)) for seed in range(3)],
 }
 

@@ -54,6 +54,7 @@ class Batch:
         covered: int64 [K], which pictures those are.
         row_share: share of the rows that are here, of the batch that this is a part of.
         cover_share: share of that batch's covered pictures.
+        edge_share: share of the patches in them that things own.
     """
 
     pixels: Tensor
@@ -62,6 +63,7 @@ class Batch:
     covered: Tensor
     row_share: float = 1.0
     cover_share: float = 1.0
+    edge_share: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
