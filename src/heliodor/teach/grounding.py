@@ -24,7 +24,15 @@ from heliodor.nn.linear import Linear
 from heliodor.teach.data.artwork import TRAIN_STYLES
 from heliodor.teach.data.casting import MOST
 from heliodor.teach.data.concepts import load_concepts
-from heliodor.teach.data.coverage import EDGES, KINDS, THINGS, cover_letters, cover_things
+from heliodor.teach.data.coverage import (
+    ALPHABET,
+    EDGES,
+    KINDS,
+    LETTERS,
+    THINGS,
+    cover_letters,
+    cover_things,
+)
 from heliodor.teach.data.language import LANGUAGES
 from heliodor.teach.data.palette import COLOURS
 from heliodor.teach.data.reading import draw_reading
@@ -216,7 +224,8 @@ def patch_loss(
 
     Returns:
         The loss; and as figures the kinds' part, the mean distance of the edges in shares of the
-        side, and how often the likeliest thing in a patch that one thing fills is that thing.
+        side, how often the likeliest thing in a patch that one thing fills is that thing, and,
+        where there are letters, how often the likeliest letter of a half that shows one is it.
     """
     share = cover.float() / 255.0
     kinds = binary_loss(logits[..., :KINDS], share[..., :KINDS])
@@ -227,7 +236,20 @@ def patch_loss(
     right = (logits[..., :THINGS].argmax(-1) == thing)[filled].float()
     figures = {"patch": float(kinds.detach()), "edges": float(edges.detach())}
     figures["top1"] = float(right.sum()) / max(1, len(right))
+    figures |= _letters_told(logits.detach(), share)
     return kinds_share * kinds + edges_share * _EDGES * edges, figures
+
+
+def _letters_told(logits: Tensor, share: Tensor) -> dict[str, float]:
+    """How often the likeliest letter is the right one, where a half mostly shows one."""
+    halves = slice(LETTERS, LETTERS + 2 * ALPHABET)
+    shape = (*share.shape[:-1], 2, ALPHABET)
+    most, letter = share[..., halves].reshape(shape).max(-1)
+    shown = most > _FILLED
+    if not bool(shown.any()):
+        return {}
+    likeliest = logits[..., halves].reshape(shape).argmax(-1)
+    return {"letter": float((likeliest == letter)[shown].float().mean())}
 
 
 def _texts(rng: np.random.Generator) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.unit.teach import small
 import heliodor
 from heliodor.checkpoints.positions import resize_positions
 from heliodor.cli.main import main
+from heliodor.teach.data.example import Example
 from heliodor.teach.data.sources import DocumentSource, LettersSource, ReadingSource, SceneSource
 from heliodor.teach.recipes import RECIPES, siglip, tiny
 from heliodor.teach.recipes.siglip import SiglipSettings, TinySiglip
@@ -33,12 +35,13 @@ def shrunk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for module in (siglip, tiny):
         monkeypatch.setattr(module, "train", without_worker)
     small.shrink(monkeypatch)
+    monkeypatch.setattr(tiny, "FITTED", 6)
     return tmp_path
 
 
 PAIR = ["steps=2", "scene_steps=2", "images=3", "scene_images=3", "size=48", "scene_size=64"]
 STILL = ["rate=0", "muon=0"]
-STAGE = ["steps=2", "images=2", "turns=2", "sample_every=2"]
+STAGE = ["steps=2", "images=2", "sample_every=2"]
 
 
 def last_step(workdir: Path) -> int:
@@ -52,7 +55,7 @@ def trained(name: str, workdir: Path, *words: str) -> dict[str, torch.Tensor]:
 
 
 def test_the_stages_of_tiny_follow_each_other(shrunk: Path) -> None:
-    """siglip, low, mid, high, mix: two steps each, grids of 4, 4, 7, 8, 8."""
+    """siglip, low, mid, letters, high, mix: two steps each, grids of 4, 4, 7, 8, 8, 8."""
     assert main(["train", "tiny-siglip", "--workdir", str(shrunk / "siglip"), *PAIR]) == 0
     assert last_step(shrunk / "siglip" / "singles") == 2
     assert last_step(shrunk / "siglip" / "scenes") == 2
@@ -60,11 +63,13 @@ def test_the_stages_of_tiny_follow_each_other(shrunk: Path) -> None:
     sizes = {
         "low": ("siglip/scenes", 64),
         "mid": ("low", 112),
-        "high": ("mid", 128),
+        "letters": ("mid", 128),
+        "high": ("letters", 128),
         "mix": ("high", 128),
     }
     for name, (before, size) in sizes.items():
         words = [*STAGE, f"size={size}", f"start={shrunk / before}"]
+        words += [] if name == "letters" else ["turns=2"]
         model = trained(f"tiny-{name}", shrunk / name, *words)
         assert last_step(shrunk / name) == 2
         assert model["vision.position"].shape == ((size // 16) ** 2, 16)
@@ -109,6 +114,36 @@ def test_from_a_stages_folder_all_but_the_layer_for_patches_is_taken_over(shrunk
             assert not torch.equal(value, before)
         else:
             assert torch.equal(value, before), name
+
+
+def test_letters_move_the_image_tower_alone(shrunk: Path) -> None:
+    low = trained("tiny-low", shrunk / "low", *STAGE, "size=64")
+    words = [*STAGE, "size=64", "pages=0", f"start={shrunk / 'low'}"]
+    letters = trained("tiny-letters", shrunk / "letters", *words)
+    moved = {name for name, value in letters.items() if not torch.equal(value, low[name])}
+    assert all(name.startswith(("vision.", "covers.")) for name in moved)
+    assert {"vision.patch.weight", "covers.weight"} <= moved
+
+
+def test_a_tower_without_its_layer_gets_one_fitted_before_it_moves(
+    shrunk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder the layer is fitted; from a run's state it is there, and to a run that is
+    resumed it comes back."""
+    fitted: list[int] = []
+
+    def fit(_: object, examples: Iterator[Example]) -> None:
+        fitted.append(len(list(examples)))
+
+    monkeypatch.setattr(tiny, "fit_covers", fit)
+    trained("tiny-low", shrunk / "low", *STAGE, "size=64")
+    words = [*STAGE, "size=64", "pages=0", f"start={shrunk / 'low' / 'model'}"]
+    trained("tiny-letters", shrunk / "letters", *words)
+    assert fitted == [6]
+    trained("tiny-letters", shrunk / "letters", *words, "--resume")
+    words[-1] = f"start={shrunk / 'letters'}"
+    trained("tiny-letters", shrunk / "more", *words)
+    assert fitted == [6]
 
 
 def test_a_stage_ends_with_a_folder_that_loads(shrunk: Path) -> None:

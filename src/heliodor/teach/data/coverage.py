@@ -18,15 +18,26 @@ from heliodor.teach.data.reading import Reading
 from heliodor.teach.data.scenes import Scene
 from heliodor.teach.data.sheets import Sheet
 
-__all__ = ["EDGES", "KINDS", "THINGS", "cover_codes", "cover_letters", "cover_things"]
+__all__ = [
+    "ALPHABET",
+    "EDGES",
+    "KINDS",
+    "LETTERS",
+    "THINGS",
+    "cover_codes",
+    "cover_letters",
+    "cover_things",
+]
 
 THINGS = len(load_concepts())
 """The first columns."""
 _COLUMNS = {colour.name: THINGS + index for index, colour in enumerate(COLOURS)}
-_LETTERS = THINGS + len(COLOURS)
+LETTERS = THINGS + len(COLOURS)
+"""The column of the first letter of the left half; the right half's follow the left's."""
 _FIRST, _LAST = "!", "~"
-_ALPHABET = ord(_LAST) - ord(_FIRST) + 1
-KINDS = _LETTERS + 2 * _ALPHABET
+ALPHABET = ord(_LAST) - ord(_FIRST) + 1
+"""Columns of a half."""
+KINDS = LETTERS + 2 * ALPHABET
 """How many kinds there are."""
 _ENOUGH = 12.0  # pixels of ink by which a letter may be told
 EDGES = 4
@@ -72,7 +83,7 @@ def cover_letters(reading: Reading, patch: int) -> NDArray[np.uint8]:
     """
     counts = _by_half(reading.glyphs, patch)
     share = np.maximum(counts / np.maximum(1.0, counts.sum((0, 1))), _of_ink(counts))
-    found = np.zeros((2, len(share[0]), _ALPHABET), np.float32)
+    found = np.zeros((2, len(share[0]), ALPHABET), np.float32)
     for number, letter in enumerate(reading.text[:255], 1):
         if _FIRST <= letter <= _LAST:
             column = ord(letter) - ord(_FIRST)
@@ -118,5 +129,5 @@ def _by_half(glyphs: NDArray[np.uint8], patch: int) -> NDArray[np.float32]:
 def _lettered(share: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Shares of letters [2 N letters] in their columns."""
     found = np.zeros((share.shape[1], KINDS + EDGES), np.uint8)
-    found[:, _LETTERS:KINDS] = np.round(np.concatenate(share, axis=1) * 255)
+    found[:, LETTERS:KINDS] = np.round(np.concatenate(share, axis=1) * 255)
     return found

@@ -10,7 +10,7 @@ from heliodor.teach.recipes.codec import TinyCodec
 from heliodor.teach.recipes.painter import PainterSettings, PainterVae, TinyPainter, VaeSettings
 from heliodor.teach.recipes.painter_cache import CacheSettings, PainterCache
 from heliodor.teach.recipes.siglip import TinySiglip
-from heliodor.teach.recipes.tiny import HIGH, LOW, MID, MIX, TinyStage
+from heliodor.teach.recipes.tiny import HIGH, LETTERS, LOW, MID, MIX, TinyStage
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -36,6 +36,10 @@ RECIPES: dict[str, Recipe] = {
         summary="tiny on one thing, scenes and lines of text at 112 pixels: all but documents",
     ),
     "tiny-mid": TinyStage(settings=MID, summary="tiny on all six tasks at 160 pixels"),
+    "tiny-letters": TinyStage(
+        settings=LETTERS,
+        summary="tiny's image tower alone at 224 pixels, mostly on sheets full of type",
+    ),
     "tiny-high": TinyStage(
         settings=HIGH, summary="tiny on all six tasks at 224 pixels, with more to read"
     ),

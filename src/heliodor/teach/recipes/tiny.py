@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from heliodor.image import ImageProcessor
 from heliodor.models.presets import TINY_VISION, tiny
 from heliodor.teach.answering import AnswerObjective, Source
 from heliodor.teach.data.casting import MOST
+from heliodor.teach.data.example import Example
 from heliodor.teach.data.questions import TaskMix
 from heliodor.teach.data.sources import DocumentSource, LettersSource, ReadingSource, SceneSource
+from heliodor.teach.fitting import fit_covers
 from heliodor.teach.grounding import GroundedPaliGemma, quieten
 from heliodor.teach.init import initialise, order_rows, pattern_rows, wave_positions
 from heliodor.teach.loop import Run, train
@@ -26,11 +28,13 @@ from heliodor.teach.losses import Nearness
 from heliodor.teach.optim import AdamConfig, Schedule
 from heliodor.teach.recipes.settings import at_least_one, override
 from heliodor.teach.recipes.siglip import start_fresh
-from heliodor.teach.state import newest_model
+from heliodor.teach.state import find_states, newest_model
 from heliodor.text import Tokenizer
 from heliodor.zoo import MASK_CODEC, TOKENIZER
 
 _ASKED = TaskMix(tasks={"caption": 0.25, "ask": 0.3, "detect": 0.25, "segment": 0.2})
+_TO_FIT = 0xF17  # seeds of pictures that the layer for patches is fitted to
+FITTED = 2400  # pictures
 _SHOWN = 0x5EE  # seeds of the examples shown while a run lasts, which no batch draws
 PLACES = 1024  # of a coordinate
 PATCH = TINY_VISION.patch_size
@@ -47,7 +51,7 @@ class TinySettings:
             checkpoint in transformers layout; empty for nothing.
         size: side of the pictures in pixels.
         images: pictures of a batch.
-        turns: questions about each scene.
+        turns: questions about each scene; 0 teaches the image tower alone, what lies in patches.
         steps: optimiser steps in all.
         rate: full learning rate, reached after ``warmup`` steps; a cosine ends at ``floor`` of it.
         muon: full learning rate of the matrices within blocks, which Muon moves; 0 for Adam.
@@ -104,7 +108,9 @@ class TinySettings:
 
     def __post_init__(self) -> None:
         """Refuse runs of nothing."""
-        at_least_one(self, "images", "turns", "steps", "parts")
+        at_least_one(self, "images", "steps", "parts")
+        if self.turns == 0 and self.lines > 0:
+            raise TrainingError(f"turns=0 asks nothing, and lines={self.lines} are for asking")
 
 
 LOW = TinySettings(
@@ -143,6 +149,25 @@ MID = TinySettings(
     lines=0.2,
     pages=0.1,
 )
+LETTERS = TinySettings(
+    stage="letters",
+    start="",
+    size=224,
+    images=24,
+    turns=0,
+    steps=1400,
+    rate=6e-4,
+    muon=0.003,
+    warmup=30,
+    floor=0.03,
+    grounding=1.0,
+    close=0.1,
+    seed=15,
+    scenes=0.3,
+    lines=0.0,
+    pages=0.05,
+    letters=0.65,
+)
 HIGH = TinySettings(
     stage="high",
     start="",
@@ -151,7 +176,7 @@ HIGH = TinySettings(
     turns=8,
     steps=1700,
     rate=5e-4,
-    muon=0.005,
+    muon=0.004,
     tower=0.6,
     warmup=20,
     floor=0.08,
@@ -161,9 +186,9 @@ HIGH = TinySettings(
     close=0.05,
     seed=12,
     scenes=0.5,
-    lines=0.1,
-    pages=0.15,
-    letters=0.25,
+    lines=0.2,
+    pages=0.1,
+    letters=0.2,
 )
 MIX = TinySettings(
     stage="mix",
@@ -197,8 +222,25 @@ class TinyStage:
         settings = override(self.settings, overrides)
         start_fresh(workdir, resume=resume)
         run, model, objective = stage(settings)
+        if not (find_states(workdir) or _knows_patches(settings)):
+            fit_covers(model, _to_fit(objective))
         if train(run, objective, workdir).step == settings.steps:
             export(model, objective.tokenizer, workdir / "model")
+
+
+def _knows_patches(settings: TinySettings) -> bool:
+    """Whether the layer for patches needs no fitting: it comes with its tower, or is not taught."""
+    if not settings.start or settings.grounding == 0:
+        return True
+    return "covers.weight" in read_start(Path(settings.start))
+
+
+def _to_fit(objective: AnswerObjective) -> Iterator[Example]:
+    """Pictures as the run draws them, from a stream of their own."""
+    shares = np.array([share for share, _ in objective.sources])
+    for index in range(FITTED):
+        rng = np.random.default_rng([_TO_FIT, objective.seed, index])
+        yield objective.sources[rng.choice(len(shares), p=shares / shares.sum())][1](rng)
 
 
 def export(model: GroundedPaliGemma, tokenizer: Tokenizer, folder: Path) -> None:
@@ -273,7 +315,8 @@ def mixture(settings: TinySettings) -> tuple[tuple[float, Source], ...]:
     Raises:
         TrainingError: the shares are all 0.
     """
-    if settings.scenes + settings.lines + settings.pages <= 0:
+    shares = (settings.scenes, settings.lines, settings.pages, settings.letters)
+    if max(shares) <= 0 or (settings.turns > 0 and max(shares[:3]) <= 0):
         raise TrainingError("scenes, lines and pages are all 0: one is to be more")
     size, turns = settings.size, settings.turns
     drawn: tuple[tuple[float, Source], ...] = (
