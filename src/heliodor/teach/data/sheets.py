@@ -7,14 +7,16 @@ colours. Nothing is asked about it; where every letter lies is the lesson.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from heliodor.errors import InputError
-from heliodor.teach.data.fonts import CHARACTERS, TextSplit, font
+from heliodor.teach.data.fonts import CHARACTERS, TextSplit
+from heliodor.teach.data.glyphs import glyph, lay_down
 from heliodor.teach.data.reading import MIN_FONT_SIZE, pick_face
-from heliodor.teach.data.surfaces import Colour, ink_for, surface, wear
+from heliodor.teach.data.surfaces import ink_for, surface, wear
 from heliodor.teach.data.words import reading_word
 
 __all__ = ["Sheet", "draw_sheet"]
@@ -59,14 +61,12 @@ def draw_sheet(rng: Rng, *, size: int = 224, split: TextSplit = TextSplit.TRAIN)
     if size < 2 * MIN_FONT_SIZE + 42:
         raise InputError(f"a sheet of {size} pixels has no room for type: at least 64 are wanted")
     ground = surface(rng, size, size)
-    image, glyphs = Image.fromarray(ground.pixels), Image.new("L", (size, size))
-    picture, codes = ImageDraw.Draw(image), ImageDraw.Draw(glyphs)
-    codes.fontmode = "1"
+    image, codes = Image.fromarray(ground.pixels), np.zeros((size, size), np.uint8)
     lines: list[str] = []
     smallest, top = _LARGEST, int(rng.integers(0, 8))
     while top + MIN_FONT_SIZE < size:
         em = int(MIN_FONT_SIZE * (_LARGEST / MIN_FONT_SIZE) ** (rng.random() ** 1.4))
-        typeface = font(pick_face(rng, split).path, em)
+        face = pick_face(rng, split).path
         pitch = int(em * rng.uniform(1.05, 1.35)) + 1
         height = pitch * int(rng.integers(1, _MOST_LINES + 1)) + 2
         tones = ground.tones
@@ -74,14 +74,18 @@ def draw_sheet(rng: Rng, *, size: int = 224, split: TextSplit = TextSplit.TRAIN)
             own = surface(rng, size, height)
             image.paste(Image.fromarray(own.pixels), (0, top))
             tones = own.tones
-        ink = ink_for(rng, tones)
+        ink = np.zeros((size, size), np.uint8)
         for line in range(top, top + height - pitch, pitch):
-            corner = (int(rng.integers(-em // 4, em)), line + pitch - em // 4)
-            lines.append(_write(rng, (picture, codes), corner, typeface, ink))
+            pen = (int(rng.integers(-em // 4, em)), line + pitch - em // 4)
+            lines.append(_write(rng, (ink, codes), pen, face, em))
+        strip = max(0, top - em)
+        image.paste(
+            ink_for(rng, tones), (0, strip), Image.fromarray(ink[strip : top + height + em])
+        )
         top += height
         smallest = min(smallest, em)
     worn = wear(rng, image, font_size=smallest)
-    return Sheet(image=np.array(worn), glyphs=np.array(glyphs), letters="\n".join(lines))
+    return Sheet(image=np.array(worn), glyphs=codes, letters="\n".join(lines))
 
 
 def _word(rng: Rng) -> str:
@@ -92,22 +96,18 @@ def _word(rng: Rng) -> str:
 
 
 def _write(
-    rng: Rng,
-    sheet: tuple[ImageDraw.ImageDraw, ImageDraw.ImageDraw],
-    corner: tuple[int, int],
-    typeface: ImageFont.FreeTypeFont,
-    ink: Colour,
+    rng: Rng, sheet: tuple[np.ndarray, np.ndarray], pen: tuple[int, int], face: Path, em: int
 ) -> str:
-    """Words from a line's left end to the picture's edge, with ink and as codes -> the line."""
-    (x, y), space, line = corner, typeface.getlength(" "), ""
-    picture, codes = sheet
-    while x < picture.im.size[0]:
-        word = _word(rng)
-        picture.text((x, y), word, ink, typeface, anchor="ls")
-        for index, letter in enumerate(word):
-            if ord(letter) < 256:
-                place = (x + typeface.getlength(word[:index]), y)
-                codes.text(place, letter, ord(letter), typeface, anchor="ls")
-        x += int(typeface.getlength(word) + space * rng.integers(1, 3)) + 1
+    """Words from a line's left end to the picture's edge, as ink and as codes -> the line."""
+    (x, y), (ink, codes) = pen, sheet
+    space, line = glyph(face, em, " ").advance, ""
+    while x < ink.shape[1]:
+        word, along = _word(rng), 0.0
+        for letter in word:
+            drawn = glyph(face, em, letter)
+            code = ord(letter) if ord(letter) < 256 else 0
+            lay_down(drawn, (x + round(along), y), ink, codes, code)
+            along += drawn.advance
+        x += int(along + space * rng.integers(1, 3)) + 1
         line += word + " "
     return line
