@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from heliodor.teach.data.example import Example
 from heliodor.teach.grounding import GroundedPaliGemma, owned, patch_loss
 from heliodor.teach.losses import Nearness, predicts_answer, turn_losses
 from heliodor.teach.pairing import pixels_in
+from heliodor.teach.pointing import Pointed, Pointing
 from heliodor.teach.together import hidden_together
 from heliodor.text import Tokenizer
 
@@ -45,6 +46,8 @@ class AnswerObjective:
         near: ids whose neighbours share the target, see :func:`~heliodor.teach.losses.turn_losses`.
         together: whether the turns about a picture share one row, see
             :mod:`~heliodor.teach.together`.
+        pointing: weight of where the decoder looks while it answers, where the examples tell it,
+            see :mod:`~heliodor.teach.pointing`.
     """
 
     model: PaliGemma
@@ -57,6 +60,13 @@ class AnswerObjective:
     apart: bool = False
     near: Nearness | None = None
     together: bool = False
+    pointing: float = 0.0
+    _pointing: Pointing | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Watch the decoder if it is told where to look."""
+        if self.pointing > 0:
+            object.__setattr__(self, "_pointing", Pointing(self.model))
 
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
@@ -76,9 +86,11 @@ class AnswerObjective:
         """
         features, beside, figures = self._look(batch)
         parts: list[Tensor] = []
+        pointed: list[Pointed] = []
         by_task: dict[str, list[float]] = defaultdict(list)
         for rows in batch.groups:
-            losses = self._turn_losses(features, rows)
+            losses, looked = self._turn_losses(features, rows, batch.spots)
+            pointed += [looked] if looked is not None else []
             start = 0
             for row in rows.tasks:
                 parts.append(losses[start : start + len(row)].mean())
@@ -89,6 +101,11 @@ class AnswerObjective:
         figures |= {task: sum(v) / len(v) for task, v in sorted(by_task.items())}
         if parts:
             answers = batch.row_share * torch.stack(parts).mean()
+            count = sum(each.count for each in pointed)
+            if count:
+                where = torch.stack([each.loss for each in pointed]).sum() / count
+                answers = answers + self.pointing * batch.spot_share * where
+                figures["pointed"] = sum(each.share for each in pointed) / count
             return answers if beside is None else answers + beside, figures
         if beside is None:
             raise _nothing_to_learn(batch)
@@ -132,19 +149,28 @@ class AnswerObjective:
             for part, share in zip(found, shares, strict=True)
         ]
 
-    def _turn_losses(self, features: Tensor, rows: Rows) -> Tensor:
-        """The loss of every turn, row after row."""
-        read = features[rows.image]
-        if self.together:
-            hidden = hidden_together(self.model, rows.tokens, read, rows.turn, rows.asked)
+    def _turn_losses(
+        self, features: Tensor, rows: Rows, spots: Tensor
+    ) -> tuple[Tensor, Pointed | None]:
+        """The loss of every turn, row after row, and where the decoder looked."""
+        if self._pointing is None or not bool((rows.spot >= 0).any()):
+            hidden, looked = self._hidden(features, rows), None
         else:
-            hidden = self.model.hidden(rows.tokens, read, rows.prefix)
+            with self._pointing.watch():
+                hidden = self._hidden(features, rows)
+                looked = self._pointing.pointed(rows.spot, spots)
         chosen = predicts_answer(rows.turn, rows.asked)
         logits = self.model.language.logits(hidden[chosen])
         counts = torch.tensor([len(tasks) for tasks in rows.tasks], device=rows.turn.device)
         turn = (rows.turn + (counts.cumsum(0) - counts)[:, None])[chosen]
         targets = rows.tokens.roll(-1, dims=1)[chosen]
-        return turn_losses(logits, targets, turn, int(counts.sum()), self.near)
+        return turn_losses(logits, targets, turn, int(counts.sum()), self.near), looked
+
+    def _hidden(self, features: Tensor, rows: Rows) -> Tensor:
+        read = features[rows.image]
+        if self.together:
+            return hidden_together(self.model, rows.tokens, read, rows.turn, rows.asked)
+        return self.model.hidden(rows.tokens, read, rows.prefix)
 
     @torch.no_grad()
     def samples(self) -> list[str]:

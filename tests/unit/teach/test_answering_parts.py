@@ -18,7 +18,7 @@ from heliodor.models.paligemma import PaliGemmaConfig
 from heliodor.teach.answering import AnswerObjective
 from heliodor.teach.data.collate import collate
 from heliodor.teach.data.coverage import EDGES, KINDS, THINGS
-from heliodor.teach.data.example import Example
+from heliodor.teach.data.example import Example, Spot
 from heliodor.teach.data.palette import COLOURS
 from heliodor.teach.grounding import GroundedPaliGemma
 from heliodor.teach.loop import train
@@ -35,7 +35,12 @@ def grounded() -> GroundedPaliGemma:
 
 def lesson(*, apart: bool = False, together: bool = False) -> AnswerObjective:
     return replace(
-        small.objective(), model=grounded(), grounding=0.3, apart=apart, together=together
+        small.objective(),
+        model=grounded(),
+        grounding=0.3,
+        apart=apart,
+        together=together,
+        pointing=0.4,
     )
 
 
@@ -59,7 +64,12 @@ def things(seed: int) -> np.ndarray:
 
 def asked(seed: int, cover: np.ndarray | None = None) -> Example:
     """Noise with a question or two."""
-    return replace(small.noise(np.random.default_rng(seed)), cover=cover)
+    example = small.noise(np.random.default_rng(seed))
+    turns = [
+        replace(turn, spots=(Spot(start=0, stop=len(turn.suffix), patches=(seed % PLACES,)),))
+        for turn in example.turns
+    ]
+    return replace(example, turns=tuple(turns), cover=cover)
 
 
 def told(seed: int, cover: np.ndarray) -> Example:

@@ -72,7 +72,14 @@ class _Asker:
         return f"{concept.article} {concept.name}" if self.language == "en" else self.name(concept)
 
     def put(
-        self, kind: str, form: str, answer: str, a: str = "", b: str = "", verb: str = "is"
+        self,
+        kind: str,
+        form: str,
+        answer: str,
+        a: str = "",
+        b: str = "",
+        verb: str = "is",
+        things: tuple[int, ...] = (),
     ) -> Iterator[Question]:
         """The question, or nothing where the language lacks the form."""
         ways = self.forms.get(form, ())
@@ -80,7 +87,7 @@ class _Asker:
             way = ways[int(self.rng.integers(len(ways)))]
             text = way.format_map({"a": a, "b": b, "is": verb, "Is": verb.capitalize()})
             prompt = f"answer {self.language} {text}"
-            yield Question(task="ask", prompt=prompt, suffix=answer, kind=kind)
+            yield Question(task="ask", prompt=prompt, suffix=answer, kind=kind, things=things)
 
 
 def absent(rng: np.random.Generator, scene: Scene) -> Concept:
@@ -118,6 +125,11 @@ def _singles(scene: Scene) -> list[Thing]:
     return [scene.things[i[0]] for i in kinds_of(scene).values() if len(i) == 1]
 
 
+def _numbers(scene: Scene, chosen: list[Thing]) -> tuple[int, ...]:
+    """The indices of some of a scene's things."""
+    return tuple(i for i, thing in enumerate(scene.things) if any(thing is c for c in chosen))
+
+
 def _some(ask: _Asker, items: list[_T], most: int) -> list[_T]:
     """At most so many of the items, drawn: full scenes would ask for little else."""
     order = ask.rng.permutation(len(items))[:most]
@@ -136,7 +148,8 @@ def _what(ask: _Asker, scene: Scene) -> Iterator[Question]:
         sides = [sign * (thing.centre[axis] / scene.size - 0.5) for thing in scene.things]
         inside = [t for t, side in zip(scene.things, sides, strict=True) if side > 0]
         if len(inside) == 1 and min(abs(side) for side in sides) > _MIDDLE:
-            yield from ask.put("what", form, ask.name(inside[0].concept))
+            found = _numbers(scene, inside)
+            yield from ask.put("what", form, ask.name(inside[0].concept), things=found)
 
 
 def _beside(ask: _Asker, scene: Scene) -> Iterator[Question]:
@@ -147,12 +160,14 @@ def _beside(ask: _Asker, scene: Scene) -> Iterator[Question]:
             beyond = [o for o, gap in zip(others, gaps, strict=True) if gap > 0]
             if len(beyond) == 1 and min(abs(gap) for gap in gaps) > _APART:
                 name = ask.name(beyond[0].concept)
-                yield from ask.put("what", form, name, ask.name(thing.concept))
+                found = _numbers(scene, beyond)
+                yield from ask.put("what", form, name, ask.name(thing.concept), things=found)
 
 
 def _how_many(ask: _Asker, scene: Scene) -> Iterator[Question]:
     for concept, indices in kinds_of(scene).items():
-        yield from ask.put("how_many", "how_many", str(len(indices)), ask.counted(concept))
+        number, found = str(len(indices)), tuple(indices)
+        yield from ask.put("how_many", "how_many", number, ask.counted(concept), things=found)
     yield from ask.put("how_many", "how_many", "0", ask.counted(absent(ask.rng, scene)))
     yield from ask.put("how_many", "how_many_all", str(len(scene.things)))
 
@@ -162,7 +177,8 @@ def _colour(ask: _Asker, scene: Scene) -> Iterator[Question]:
         if thing.colour is not None:
             word = colour_word(thing.colour, ask.language)
             name = ask.name(thing.concept)
-            yield from ask.put("colour", "colour", word, name, verb=thing.concept.verb)
+            found, verb = _numbers(scene, [thing]), thing.concept.verb
+            yield from ask.put("colour", "colour", word, name, verb=verb, things=found)
     if scene.background_colour is not None:
         word = colour_word(scene.background_colour, ask.language)
         yield from ask.put("colour", "colour_ground", word)
@@ -174,7 +190,8 @@ def _where(ask: _Asker, scene: Scene) -> Iterator[Question]:
         if place is not None:
             word = place_word(place, ask.language)
             name = ask.name(thing.concept)
-            yield from ask.put("where", "where", word, name, verb=thing.concept.verb)
+            found, verb = _numbers(scene, [thing]), thing.concept.verb
+            yield from ask.put("where", "where", word, name, verb=verb, things=found)
 
 
 def _relations(ask: _Asker, scene: Scene) -> Iterator[Question]:
@@ -184,13 +201,15 @@ def _relations(ask: _Asker, scene: Scene) -> Iterator[Question]:
             if abs(gap) > _APART and form in ask.forms:
                 word = ask.words[words[0] if gap < 0 else words[1]]
                 names = ask.name(thing.concept), ask.name(other.concept)
-                yield from ask.put("where", form, word, *names, verb=thing.concept.verb)
+                found, verb = _numbers(scene, [thing, other]), thing.concept.verb
+                yield from ask.put("where", form, word, *names, verb=verb, things=found)
 
 
 def _exists(ask: _Asker, scene: Scene) -> Iterator[Question]:
-    concepts = list(kinds_of(scene))
+    kinds = kinds_of(scene)
+    concepts = list(kinds)
     there = concepts[int(ask.rng.integers(len(concepts)))]
     missing = absent(ask.rng, scene)
-    for concept, word in ((there, "yes"), (missing, "no")):
+    for concept, word, found in ((there, "yes", tuple(kinds[there])), (missing, "no", ())):
         one, answer = ask.one(concept), ask.words[word]
-        yield from ask.put("exists", "exists", answer, one, verb=concept.verb)
+        yield from ask.put("exists", "exists", answer, one, verb=concept.verb, things=found)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from heliodor.errors import DataError
-from heliodor.teach.data.example import Example, Turn
+from heliodor.teach.data.example import Example, Spot, Turn
 from heliodor.text import Tokenizer
 
 
@@ -24,6 +24,7 @@ class Rows:
         asked: bool [R T], True on ``<bos> prompt "\n"``.
         image: int64 [R], which picture of the batch a row is about.
         tasks: the task of each turn of each row.
+        spot: int64 [R T], which of the batch's spots a token stands for; -1 for none.
     """
 
     tokens: Tensor
@@ -31,6 +32,7 @@ class Rows:
     asked: Tensor
     image: Tensor
     tasks: tuple[tuple[str, ...], ...]
+    spot: Tensor
 
     @property
     def prefix(self) -> Tensor:
@@ -55,6 +57,8 @@ class Batch:
         row_share: share of the rows that are here, of the batch that this is a part of.
         cover_share: share of that batch's covered pictures.
         edge_share: share of the patches in them that things own.
+        spots: bool [K N], the patches of each spot that tokens of the rows stand for.
+        spot_share: share of that batch's tokens with a spot.
     """
 
     pixels: Tensor
@@ -64,6 +68,12 @@ class Batch:
     row_share: float = 1.0
     cover_share: float = 1.0
     edge_share: float = 1.0
+    spots: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    spot_share: float = 1.0
+
+    def pointed(self) -> int:
+        """Tokens with a spot."""
+        return sum(int((rows.spot >= 0).sum()) for rows in self.groups)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +85,7 @@ class _Row:
     asked: tuple[bool, ...]
     image: int
     tasks: tuple[str, ...]
+    spot: tuple[int, ...]
 
 
 def collate(
@@ -102,8 +113,10 @@ def collate(
     if len(shapes) != 1:
         raise DataError(f"the pictures of a batch must be of one size, not {sorted(shapes)}")
     rows: list[_Row] = []
+    spots: list[Spot] = []
     for index, example in enumerate(examples):
-        turns = [_row(turn, index, tokenizer, longest) for turn in example.turns]
+        kept = spots if example.cover is not None else None
+        turns = [_row(turn, index, tokenizer, longest, kept) for turn in example.turns]
         rows += [_joined(turns)] if together and turns else turns
     rows.sort(key=lambda row: len(row.ids))
     size = max(1, group * len(rows) // max(1, sum(len(row.tasks) for row in rows)))
@@ -118,6 +131,7 @@ def collate(
         groups=tuple(groups),
         cover=cover,
         covered=torch.tensor(list(covers), dtype=torch.long),
+        spots=_patches(spots, cover.shape[1]),
     )
 
 
@@ -153,9 +167,11 @@ def divide(batch: Batch, parts: int) -> list[Batch]:
                 covered=torch.searchsorted(chosen, batch.covered[known]),
                 row_share=batch.row_share * sum(len(rows.tasks) for rows in groups) / total,
                 cover_share=batch.cover_share * int(known.sum()) / covers,
+                spots=batch.spots,
             )
             found.append(cut)
-    return found
+    pointed = max(1, sum(cut.pointed() for cut in found))
+    return [replace(cut, spot_share=batch.spot_share * cut.pointed() / pointed) for cut in found]
 
 
 def _select(rows: Rows, images: Tensor) -> Rows | None:
@@ -169,10 +185,22 @@ def _select(rows: Rows, images: Tensor) -> Rows | None:
         asked=rows.asked[kept],
         image=torch.searchsorted(images, rows.image[kept]),
         tasks=tuple(rows.tasks[int(index)] for index in kept),
+        spot=rows.spot[kept],
     )
 
 
-def _row(turn: Turn, image: int, tokenizer: Tokenizer, longest: int) -> _Row:
+def _patches(spots: Sequence[Spot], count: int) -> Tensor:
+    """The spots' patches, bool [K N]."""
+    found = torch.zeros(len(spots), count, dtype=torch.bool)
+    for row, spot in zip(found, spots, strict=True):
+        row[list(spot.patches)] = True
+    return found
+
+
+def _row(
+    turn: Turn, image: int, tokenizer: Tokenizer, longest: int, spots: list[Spot] | None
+) -> _Row:
+    """The turn's row; its spots join the batch's, unless those are None."""
     prefix = tokenizer.encode_prefix(turn.prompt)
     if len(prefix) >= longest:
         raise DataError(
@@ -185,13 +213,32 @@ def _row(turn: Turn, image: int, tokenizer: Tokenizer, longest: int) -> _Row:
         else tokenizer.encode_suffix(turn.suffix)
     )
     ids = (prefix + suffix)[:longest]
+    stands = [-1] * (len(prefix) + len(suffix))
+    for spot in turn.spots if spots is not None else ():
+        first, behind = _tokens_of(spot, turn, suffix, tokenizer)
+        if first < behind:
+            stands[len(prefix) + first : len(prefix) + behind] = [len(spots)] * (behind - first)
+            spots.append(spot)
     return _Row(
         ids=tuple(ids),
         turn=(0,) * len(ids),
         asked=tuple(place < len(prefix) for place in range(len(ids))),
         image=image,
         tasks=(turn.task,),
+        spot=tuple(stands[:longest]),
     )
+
+
+def _tokens_of(
+    spot: Spot, turn: Turn, suffix: Sequence[int], tokenizer: Tokenizer
+) -> tuple[int, int]:
+    """The suffix's tokens that are a spot's; none where tokens straddle its ends."""
+    before, upto = turn.suffix[: spot.start], turn.suffix[: spot.stop]
+    if turn.spelled:
+        return len(tokenizer.spell(before)), len(tokenizer.spell(upto))
+    head, whole = tokenizer.encode(before.rstrip(" ")), tokenizer.encode(upto)
+    straddled = head != list(suffix[: len(head)]) or whole != list(suffix[: len(whole)])
+    return (0, 0) if straddled else (len(head), len(whole))
 
 
 def _joined(turns: Sequence[_Row]) -> _Row:
@@ -201,6 +248,7 @@ def _joined(turns: Sequence[_Row]) -> _Row:
         asked=tuple(a for turn in turns for a in turn.asked),
         image=turns[0].image,
         tasks=tuple(turn.tasks[0] for turn in turns),
+        spot=tuple(s for turn in turns for s in turn.spot),
     )
 
 
@@ -216,4 +264,5 @@ def _pad(rows: Sequence[_Row], pad: int) -> Rows:
         asked=torch.tensor([filled(row.asked) for row in rows], dtype=torch.bool),
         image=torch.tensor([row.image for row in rows]),
         tasks=tuple(row.tasks for row in rows),
+        spot=torch.tensor([filled(row.spot, -1) for row in rows]),
     )

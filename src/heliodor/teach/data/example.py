@@ -11,6 +11,22 @@ TASKS = ("caption", "ask", "detect", "segment", "read", "document")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Spot:
+    """What a piece of an answer stands for in the picture.
+
+    Attributes:
+        start: the piece's first character in the answer.
+        stop: one behind its last.
+        patches: numbers of the patches that mostly show it, row by row from the top left; one at
+            least.
+    """
+
+    start: int
+    stop: int
+    patches: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
     """One prompt and the answer to learn.
 
@@ -20,12 +36,15 @@ class Turn:
         suffix: the words to predict, without ``<eos>``.
         spelled: whether the answer is learnt letter by letter, not in the vocabulary's longest
             pieces: what is read off a picture is there letter by letter too.
+        spots: where pieces of the answer are in the picture, as far as it is known; of use where
+            the example has a cover.
     """
 
     task: str
     prompt: str
     suffix: str
     spelled: bool = False
+    spots: tuple[Spot, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -117,16 +117,29 @@ def caption(scene: Scene, language: str = "en") -> str:
     Raises:
         DataError: no names in that language.
     """
-    groups = [[scene.things[i] for i in indices] for indices in kinds_of(scene).values()]
+    phrases = [text for text, _ in caption_parts(scene, language)]
     if language == "en":
-        phrases = [_phrase(group) for group in groups]
         return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if phrases[1:] else phrases)
+    return _SEPARATORS.get(language, ", ").join(phrases)
+
+
+def caption_parts(scene: Scene, language: str = "en") -> list[tuple[str, tuple[int, ...]]]:
+    """The phrases of a caption in order, each with the indices of the things it stands for.
+
+    Raises:
+        DataError: no names in that language.
+    """
     left, right = ("（", "）") if language in _SEPARATORS else (" (", ")")  # noqa: RUF001
-    items: list[str] = []
-    for group in groups:
-        number = f"{left}{len(group)}{right}" if len(group) > 1 else ""
-        items.append(group[0].concept.in_language(language) + number)
-    return _SEPARATORS.get(language, ", ").join(items)
+    parts: list[tuple[str, tuple[int, ...]]] = []
+    for indices in kinds_of(scene).values():
+        group = [scene.things[i] for i in indices]
+        if language == "en":
+            phrase = _phrase(group)
+        else:
+            number = f"{left}{len(group)}{right}" if len(group) > 1 else ""
+            phrase = group[0].concept.in_language(language) + number
+        parts.append((phrase, tuple(indices)))
+    return parts
 
 
 def _phrase(group: list[Thing]) -> str:

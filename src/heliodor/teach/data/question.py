@@ -16,7 +16,8 @@ class Question:
         prompt: What stands before the line break: "answer en What is on the left?".
         suffix: What a model should write after it; may be empty (nothing to detect).
         kind: Finer than the task: "what", "how_many", "colour", "where", "exists", "caption_fr".
-        things: For detect and segment, indices into the scene's things in the answer's order.
+        things: Indices into the scene's things: for detect and segment those of the answer, in its
+            order; for ask those that one must look at to answer, where it is about some.
     """
 
     task: str

@@ -21,6 +21,7 @@ from heliodor.teach.data.questions import Question, TaskMix, complete_segment, s
 from heliodor.teach.data.reading import PROMPT, draw_reading
 from heliodor.teach.data.scenes import Scene, render_scene, render_single
 from heliodor.teach.data.sheets import draw_sheet
+from heliodor.teach.data.spots import letter_spots, thing_spots
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +73,12 @@ class SceneSource:
     def _turn(self, scene: Scene, question: Question) -> Turn:
         if question.task == "segment" and self.codec is not None:
             question = coded(scene, question, _codec(self.codec))
-        return Turn(task=question.task, prompt=question.prompt, suffix=question.suffix)
+        return Turn(
+            task=question.task,
+            prompt=question.prompt,
+            suffix=question.suffix,
+            spots=thing_spots(scene, question, self.patch) if self.patch else (),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,9 +102,11 @@ class ReadingSource:
         reading = draw_reading(
             rng, size=self.size, max_words=self.max_words, max_characters=self.max_characters
         )
+        spots = letter_spots(reading, self.patch) if self.patch else ()
+        turn = Turn(task="read", prompt=PROMPT, suffix=reading.text, spelled=True, spots=spots)
         return Example(
             image=reading.image,
-            turns=(Turn(task="read", prompt=PROMPT, suffix=reading.text, spelled=True),),
+            turns=(turn,),
             cover=cover_letters(reading, self.patch) if self.patch else None,
         )
 

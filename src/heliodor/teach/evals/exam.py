@@ -241,7 +241,7 @@ def _item(question: Question, scene: Scene, number: int, asked: Sequence[Concept
         truth="" if located else question.suffix,
         picture=number,
         labels=tuple(concept.name for concept in asked),
-        things=tuple(scene.things[index] for index in question.things),
+        things=tuple(scene.things[i] for i in question.things) if located else (),
         concepts=frozenset(kinds_of(scene)) if question.task == "caption" else frozenset(),
     )
 

@@ -64,6 +64,7 @@ class TinySettings:
         grounding: weight of what lies in the patches beside the answers.
         apart: whether the answers leave the image tower alone.
         together: whether the questions about a picture share one row of the decoder.
+        pointing: weight of where the decoder looks while it answers, beside the answers.
         scenes: share of pictures that show things.
         lines: share of pictures that show a few words.
         pages: share of pictures that are documents.
@@ -96,6 +97,7 @@ class TinySettings:
     grounding: float = 0.2
     apart: bool = False
     together: bool = False
+    pointing: float = 0.0
     scenes: float = 0.5
     lines: float = 0.25
     pages: float = 0.25
@@ -183,6 +185,7 @@ HIGH = TinySettings(
     grounding=1.0,
     apart=True,
     together=True,
+    pointing=0.2,
     close=0.05,
     seed=12,
     scenes=0.5,
@@ -283,6 +286,7 @@ def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjecti
         grounding=settings.grounding,
         apart=settings.apart,
         together=settings.together,
+        pointing=settings.pointing,
         near=Nearness(first=tokenizer.loc_start, count=PLACES, spread=settings.spread)
         if settings.spread
         else None,

@@ -1,0 +1,78 @@
+"""Pieces of answers lie where letters and things are drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from heliodor.teach.data.fonts import TextSplit
+from heliodor.teach.data.language import LANGUAGES, caption
+from heliodor.teach.data.questions import all_questions
+from heliodor.teach.data.reading import draw_reading
+from heliodor.teach.data.scenes import render_scene
+from heliodor.teach.data.spots import letter_spots, thing_spots
+
+PATCH, GRID = 16, 14
+
+
+def test_every_letter_has_the_patches_that_show_most_of_it() -> None:
+    for seed in range(4):
+        reading = draw_reading(np.random.default_rng(seed), split=TextSplit.TEST)
+        spots = letter_spots(reading, PATCH)
+        assert [spot.start for spot in spots] == [
+            index for index, letter in enumerate(reading.text) if letter != " "
+        ]
+        for spot in spots:
+            assert spot.stop == spot.start + 1
+            ink = np.zeros(GRID * GRID)
+            for row, column in zip(*np.nonzero(reading.glyphs == spot.start + 1), strict=True):
+                ink[row // PATCH * GRID + column // PATCH] += 1
+            assert set(spot.patches) == set(np.nonzero(ink >= 0.4 * ink.max())[0].tolist())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_pieces_of_answers_name_what_their_patches_show(language: str) -> None:
+    for seed in range(6):
+        scene = render_scene(np.random.default_rng(seed), size=224)
+        shown = [
+            thing.mask.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3)).ravel()
+            for thing in scene.things
+        ]
+        for question in all_questions(np.random.default_rng(seed), scene, language):
+            spots = thing_spots(scene, question, PATCH)
+            for spot in spots:
+                text = question.suffix[spot.start : spot.stop]
+                owners = [i for i, share in enumerate(shown) if share[list(spot.patches)].any()]
+                if question.task == "caption":
+                    names = [scene.things[i].concept for i in owners]
+                    assert any(
+                        n.in_language(language) in text or n.plural in text or n.name in text
+                        for n in names
+                    )
+                elif question.task == "ask":
+                    assert text == question.suffix
+                    assert set(question.things) & set(owners)
+            if question.task in ("detect", "segment"):
+                assert len(spots) == len(question.things)
+                for spot, index in zip(spots, question.things, strict=True):
+                    most = shown[index].max()
+                    assert all(shown[index][patch] >= 0.39 * most for patch in spot.patches)
+                    assert question.suffix[spot.start :].startswith("<loc")
+        parts = thing_spots(
+            scene, all_questions(np.random.default_rng(0), scene, language)[0], PATCH
+        )
+        assert parts[0].start == 0
+        assert parts[-1].stop == len(caption(scene, language))
+
+
+def test_colours_are_looked_up_on_the_thing_asked_about() -> None:
+    asked = 0
+    for seed in range(12):
+        scene = render_scene(np.random.default_rng(seed), size=224)
+        for question in all_questions(np.random.default_rng(seed), scene):
+            if question.kind == "colour" and question.things:
+                (index,) = question.things
+                assert scene.things[index].concept.name in question.prompt
+                assert scene.things[index].colour == question.suffix
+                asked += 1
+    assert asked > 3
