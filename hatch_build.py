@@ -38,6 +38,7 @@ FLAGS += ["-Wno-psabi"]  # vectors are passed between inline functions only
 
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
+AMX = [*AVX512, "-mamx-tile", "-mamx-int8"]
 
 # (source, the object's name, flags): a file that is compiled for several instruction sets comes
 # several times. No other file gets -m flags, so one library runs on every processor of its kind.
@@ -55,6 +56,7 @@ X86 = [
     ("lessons", "lessons_avx2", [*AVX2, FUSED, "-DLESSON=lesson_avx2"]),
     ("avx2", "avx2", AVX2),
 ]
+YOUNG = ("amx", "amx", AMX)  # left out where the compiler is older than the instructions
 ARM = [("neon", "neon", ["-march=armv8.2-a+dotprod"])]
 
 
@@ -62,7 +64,7 @@ def units(machine: str) -> list[tuple[str, str, list[str]]]:
     """What to compile for ``machine``, named as ``platform.machine()`` names it."""
     machine = machine.lower()
     if machine in ("x86_64", "amd64"):
-        return COMMON + X86
+        return [*COMMON, *X86, YOUNG]
     return COMMON + ARM if machine in ("aarch64", "arm64") else COMMON
 
 
@@ -87,6 +89,8 @@ def build(target: Path, machine: str, extra: Sequence[str] = ()) -> None:
     with tempfile.TemporaryDirectory() as folder:
         objects: list[str] = []
         for source, name, flags in units(machine):
+            if name == YOUNG[1] and not _knows(command, flags):
+                continue
             objects.append(f"{folder}/{name}.o")
             _run(
                 [*command, *FLAGS, *flags, *extra, "-c", f"{NATIVE / source}.c", "-o", objects[-1]]
@@ -96,6 +100,15 @@ def build(target: Path, machine: str, extra: Sequence[str] = ()) -> None:
         fresh = target.with_suffix(".new")
         shutil.copyfile(made, fresh)
         fresh.replace(target)
+
+
+def _knows(command: list[str], flags: list[str]) -> bool:
+    """Whether the compiler takes these flags."""
+    try:
+        _run([*command, *flags, "-E", "-x", "c", os.devnull, "-o", os.devnull])
+    except RuntimeError:
+        return False
+    return True
 
 
 def _run(command: list[str]) -> None:

@@ -3,24 +3,20 @@
     python benchmarks/kernels.py --threads 2 --rounds 12 --output kernels.json
 
 Every round measures the ceilings (dot products and multiply-adds from registers, four streams of
-memory) and every kernel once, so that what else the machine does falls on all of them alike. The
-median over the rounds is printed, and its share of the median ceiling. AVX-512 VNNI is needed for
-the ceilings; weights are random bytes, in more memory than the caches hold.
+memory; see heliodor.bench.ceilings) and every kernel once, so that what else the machine does falls
+on all of them alike. The median over the rounds is printed, and its share of the median ceiling.
+Weights are random bytes, in more memory than the caches hold.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from heliodor.bench.ceilings import Limits, open_ceilings
 from heliodor.quant import kernels
 
+UNITS = {"peak dot": "GOPS", "peak fma": "GFLOPS", "read": "GB/s"}
 CACHE = 160 * 2**20  # bytes of weights that a measurement walks through
 
 
@@ -50,39 +48,13 @@ class Case:
     call: Callable[[], object]
 
 
-def together(crew: ThreadPoolExecutor, threads: int, call: Callable[[int], object]) -> None:
-    """Call on several threads at once; ctypes lets go of the interpreter's lock."""
-    list(crew.map(call, range(threads)))
-
-
-def ceilings(threads: int, folder: Path) -> list[Case]:
-    """The machine's limits, from kernels.c beside this file."""
-    made = folder / "ceilings.so"
-    source = Path(__file__).with_suffix(".c")
-    flags = ["-O2", "-march=native", "-shared", "-fPIC"]
-    subprocess.run(["gcc", *flags, str(source), "-o", str(made)], check=True)
-    library = ctypes.CDLL(str(made))
-    library.peak_dot.argtypes = library.peak_fma.argtypes = (ctypes.c_int64,)
-    library.read_memory.argtypes = (ctypes.c_void_p, ctypes.c_int64)
-    memory = torch.ones(2**28 + 4096, dtype=torch.uint8)
-    share = 2**28 // threads // 4096 * 4096
-    start = memory.data_ptr()
-
-    crew = ThreadPoolExecutor(threads)
-
-    def read(i: int) -> None:
-        for _ in range(4):
-            library.read_memory(start + i * share, share)
-
-    rounds = 16_000_000
-    return [
-        Case("peak dot", "GOPS", threads * rounds * 12 * 128 / 1e9,
-             lambda: together(crew, threads, lambda _: library.peak_dot(rounds))),
-        Case("peak fma", "GFLOPS", threads * rounds * 12 * 32 / 1e9,
-             lambda: together(crew, threads, lambda _: library.peak_fma(rounds))),
-        Case("read", "GB/s", 4 * threads * share / 1e9,
-             lambda: (together(crew, threads, read), memory)),
-    ]  # fmt: skip
+def ceilings(limits: Limits) -> dict[str, float]:
+    """The machine's limits by the names of the table, in billions a second."""
+    return {
+        "peak dot": limits.int8 / 1e9,
+        "peak fma": limits.float32 / 1e9,
+        "read": limits.read / 1e9,
+    }
 
 
 def turns(make: Callable[[], Callable[[], object]], bytes_each: int) -> Callable[[], object]:
@@ -176,22 +148,23 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="write the numbers as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        limits = ceilings(arguments.threads, Path(folder))
-        every = [*limits, *cases(), *rows()]
-        rates: dict[str, list[float]] = {case.name: [] for case in every}
-        for _ in range(arguments.rounds):
-            for case in every:
-                rates[case.name].append(rate(case))
-    ceiling = {case.unit: statistics.median(rates[case.name]) for case in limits}
+    machine = open_ceilings(arguments.threads, torch.ones(2**30 + 4096, dtype=torch.uint8))
+    every = [*cases(), *rows()]
+    rates: dict[str, list[float]] = {name: [] for name in (*UNITS, *(case.name for case in every))}
+    for _ in range(arguments.rounds):
+        for name, value in ceilings(machine.measure()).items():
+            rates[name].append(value)
+        for case in every:
+            rates[case.name].append(rate(case))
+    ceiling = {unit: statistics.median(rates[name]) for name, unit in UNITS.items()}
     results: list[dict[str, object]] = []
     print(f"{kernels.available()}, {arguments.threads} threads, {arguments.rounds} rounds, {cpu()}")
-    for case in every:
-        median, best = statistics.median(rates[case.name]), max(rates[case.name])
-        share = median / ceiling[case.unit] if case.unit in ceiling else None
+    for name, unit in (*UNITS.items(), *((case.name, case.unit) for case in every)):
+        median, best = statistics.median(rates[name]), max(rates[name])
+        share = median / ceiling[unit] if unit in ceiling else None
         said = "" if share is None else f"{share:6.1%}"
-        print(f"{case.name:36s} {median:8.1f} {case.unit:7s} best {best:8.1f}  {said}")
-        results.append({"name": case.name, "unit": case.unit, "median": median, "best": best,
+        print(f"{name:36s} {median:8.1f} {unit:7s} best {best:8.1f}  {said}")
+        results.append({"name": name, "unit": unit, "median": median, "best": best,
                         "share": share})  # fmt: skip
     if arguments.output:
         facts = {"cpu": cpu(), "path": kernels.available(), "threads": arguments.threads,

@@ -253,7 +253,7 @@ static void drive(int threads) {
 }
 
 int main(void) {
-  static const char *paths[] = {"avx512-vnni", "avx2", "neon", "plain"};
+  static const char *paths[] = {"avx512-amx", "avx512-vnni", "avx2", "neon", "plain"};
   for (int i = 0; i < 4; i++) {
     if (heliodor_choose(paths[i])) continue;
     for (int threads = 1; threads <= 3; threads++) drive(threads);

@@ -23,6 +23,10 @@
 
 #if defined(__x86_64__) && (defined(__AVX512VNNI__) || defined(__AVX2__))
 #include <immintrin.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 #endif
@@ -87,6 +91,43 @@ static uint64_t multiply_add(long rounds) {
     return (uint64_t)sum[0][0];
 }
 
+/* Where the processor multiplies whole tiles and lets this process do so, that is the limit. */
+#if defined(__AMX_INT8__) && defined(__linux__)
+#define TILE_PRODUCTS (4 * 16 * 16 * 64)
+static int has_tiles(void) {
+    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0;
+}
+static uint64_t tile_products(long rounds) {
+    struct {
+        uint8_t palette, rest[15];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int i = 0; i < 6; i++) { shape.bytes[i] = 64; shape.rows[i] = 16; }
+    int32_t sums[16][16];
+    _tile_loadconfig(&shape);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    for (long r = 0; r < rounds; r++) {
+        _tile_dpbusd(0, 4, 5);
+        _tile_dpbusd(1, 4, 5);
+        _tile_dpbusd(2, 4, 5);
+        _tile_dpbusd(3, 4, 5);
+    }
+    _tile_stored(0, sums, 64);
+    _tile_release();
+    return (uint64_t)sums[0][0];
+}
+#else
+#define TILE_PRODUCTS 0
+static int has_tiles(void) { return 0; }
+static uint64_t tile_products(long rounds) { return (uint64_t)rounds; }
+#endif
+
 #if PRODUCTS
 #define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 #define OPEN(i) ints sum##i = FILL((signed char)i);
@@ -127,7 +168,8 @@ static void *run(void *argument) {
     while (atomic_load(job->waiting) > 0) sched_yield();
     job->start = now();
     if (job->kind == FLOAT) job->sink = multiply_add(job->rounds);
-    if (job->kind == INT8) job->sink = products(job->rounds);
+    if (job->kind == INT8)
+        job->sink = has_tiles() ? tile_products(job->rounds) : products(job->rounds);
     if (job->kind == READ) job->sink = read_all(job->data, job->bytes);
     job->end = now();
     return NULL;
@@ -136,7 +178,7 @@ static void *run(void *argument) {
 /* Multiplications and additions of one round of a thread; 0 where there is no such instruction. */
 long heliodor_operations(int kind) {
     if (kind == FLOAT) return 2L * ACCUMULATORS * (WIDTH / 4);
-    if (kind == INT8) return 2L * ACCUMULATORS * PRODUCTS;
+    if (kind == INT8) return has_tiles() ? 2L * TILE_PRODUCTS : 2L * ACCUMULATORS * PRODUCTS;
     return 0;
 }
 

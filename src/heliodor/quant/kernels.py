@@ -61,7 +61,7 @@ _DEEPEST = 131_072  # the largest K whose int8 sums stay inside an int32
 
 
 def available() -> str | None:
-    """The path in use: "avx512-vnni", "avx2", "neon", "plain" (portable C), or None for torch.
+    """The path in use: "avx512-amx", "avx512-vnni", "avx2", "neon", "plain" (portable C), or None for torch.
 
     The environment variable ``HELIODOR_KERNELS`` chooses one of them, or "torch".
     """
@@ -124,7 +124,7 @@ def product8(
     Returns:
         float32 [M N], or one column for each of the channels asked for.
     """
-    expect("q", q, torch.int8, 2)
+    _expect_codes(q)
     m, n = q.shape[0], scale.shape[0]
     expect_size("scales", expect("scales", scales, torch.float32, 1), (m,))
     expect_size("sums", expect("sums", sums, torch.int32, 1), (m,))
@@ -140,7 +140,7 @@ def product8(
     choice = _Channels.of(rows, n)
     out = torch.empty((m, choice.width), dtype=torch.float32)
     status = _opened().heliodor_product8(
-        *(q.data_ptr(), q.shape[1], scales.data_ptr(), sums.data_ptr()),
+        *(q.data_ptr(), q.stride(0), scales.data_ptr(), sums.data_ptr()),
         *(packed.data_ptr(), scale.data_ptr(), _pointer(bias)),
         *(out.data_ptr(), choice.width, m, n, depth),
         *(choice.first, _pointer(choice.blocks), choice.count, torch.get_num_threads()),
@@ -194,7 +194,7 @@ def product4(
         float32 [M N], or one column for each of the channels asked for.
     """
     del sums
-    expect("q", q, torch.int8, 2)
+    _expect_codes(q)
     expect_size("scales", expect("scales", scales, torch.float32, 1), (q.shape[0],))
     expect("packed", packed, torch.uint8, 2)
     blocks, depth = packed.shape[0], packed.shape[1] // 8
@@ -213,7 +213,7 @@ def product4(
     choice = _Channels.of(rows, n)
     out = torch.empty((q.shape[0], choice.width), dtype=torch.float32)
     status = _opened().heliodor_product4(
-        *(q.data_ptr(), q.shape[1], scales.data_ptr(), packed.data_ptr()),
+        *(q.data_ptr(), q.stride(0), scales.data_ptr(), packed.data_ptr()),
         *(group_scales.data_ptr(), _pointer(bias), out.data_ptr(), choice.width),
         *(q.shape[0], n, depth, choice.first, _pointer(choice.blocks), choice.count),
         torch.get_num_threads(),
@@ -343,16 +343,32 @@ def _quantise(
 ) -> tuple[Tensor, Tensor, Tensor]:
     expect("x", x, torch.float32, 2)
     m, k = x.shape
-    q = torch.empty((m, up_to(k, 4)), dtype=torch.int8)
+    q = torch.empty((m, _stride(k)), dtype=torch.int8)[:, : up_to(k, 4)]
     scales = torch.empty(m, dtype=torch.float32)
     sums = torch.empty(m, dtype=torch.int32)
     status = _opened().heliodor_quantise(
         *(kind, x.data_ptr(), k, _pointer(other), k, _pointer(weight), _pointer(bias), eps),
-        *(m, k, q.data_ptr(), q.shape[1], scales.data_ptr(), sums.data_ptr()),
+        *(m, k, q.data_ptr(), q.stride(0), scales.data_ptr(), sums.data_ptr()),
         torch.get_num_threads(),
     )
     _remember(status)
     return q, scales, sums
+
+
+def _expect_codes(q: Tensor) -> None:
+    """Rows of codes may lie apart."""
+    if q.dim() != 2 or q.stride(1) != 1 or q.stride(0) < q.shape[1]:
+        expect("q", q, torch.int8, 2)
+    expect("q", q[:0], torch.int8, 2)
+
+
+def _stride(k: int) -> int:
+    """Bytes from a row of codes to the next: whole lines of a cache, and no power of two.
+
+    Sixteen rows that are multiples of 4 KiB apart would share few places of the cache.
+    """
+    lines = up_to(k, 64)
+    return lines + 64 if lines and lines % 1024 == 0 else lines
 
 
 def _opened() -> ctypes.CDLL:

@@ -9,7 +9,7 @@ from heliodor.quant import kernels
 
 __all__ = ["accelerate"]
 
-_VECTORS = ("avx512-vnni", "avx2", "neon")
+_VECTORS = ("avx512-amx", "avx512-vnni", "avx2", "neon")
 
 
 def accelerate() -> bool:

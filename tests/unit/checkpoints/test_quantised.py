@@ -301,7 +301,7 @@ def test_inspect_says_how_it_is_stored(
     assert main(["inspect", str(saved), "--engine", "--json"]) == 0
     engine = json.loads(capsys.readouterr().out)["engine"]
     assert engine["threads"] == torch.get_num_threads()
-    assert engine["path"] in ("avx512-vnni", "avx2", "neon", "plain", "torch")
+    assert engine["path"] in ("avx512-amx", "avx512-vnni", "avx2", "neon", "plain", "torch")
     assert engine["int8"] in ("native", "onednn", "int_mm", "float32")
 
 

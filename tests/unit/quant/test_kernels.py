@@ -17,7 +17,7 @@ from heliodor.quant import kernels, native
 
 pytestmark = pytest.mark.skipif(kernels.available() is None, reason="no native library was built")
 
-PATHS = ("avx512-vnni", "avx2", "neon", "plain")
+PATHS = ("avx512-amx", "avx512-vnni", "avx2", "neon", "plain")
 
 
 def choose(name: str) -> bool:
@@ -85,6 +85,8 @@ SHAPES = [
     *((m, 40, 4100) for m in (1, 5, 14)),
     *((m, 18, 8200) for m in (7, 13)),
     *((m, n, 70) for m in (1, 3, 8) for n in (1100, 2101)),
+    *((m, 48, k) for m in (16, 17, 31, 32, 33, 47, 100) for k in (60, 64, 68, 130, 1028)),
+    *((m, n, 2116) for m in (16, 40) for n in (16, 80, 100)),
     (120, 50, 70),
     (800, 17, 9),
 ]
@@ -115,15 +117,15 @@ def test_any_shape_equals_numpy(bits: int, m: int, n: int, k: int, seed: int) ->
     choose(BEST)
 
 
-@pytest.mark.parametrize("m", [1, 2, 13])
-def test_the_largest_sums_do_not_overflow(path: str, m: int) -> None:
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (2, 1), (13, 1), (17, 16)])
+def test_the_largest_sums_do_not_overflow(path: str, m: int, n: int) -> None:
     # 131,072 products of 127 and -128 sum to -2,130,706,432; the deepest that is allowed
     k = 131_072
-    x, codes = torch.ones(m, k), torch.full((1, k), -128, dtype=torch.int8)
-    out = kernels.linear8(x, kernels.pack8(codes), torch.ones(1))
-    np.testing.assert_array_equal(
-        out.numpy(), np.full((m, 1), np.float32(-128 * 127 * k) * (np.float32(1) / np.float32(127)))
-    )
+    for code in (-128, 127):
+        x, codes = torch.ones(m, k), torch.full((n, k), code, dtype=torch.int8)
+        out = kernels.linear8(x, kernels.pack8(codes), torch.ones(n))
+        expected = np.float32(code * 127 * k) * (np.float32(1) / np.float32(127))
+        np.testing.assert_array_equal(out.numpy(), np.full((m, n), expected))
     few = torch.full((1, 640), -8, dtype=torch.int8)
     x4 = torch.full((m, 640), -3.0)
     out4 = kernels.linear4(

@@ -18,7 +18,7 @@ from heliodor.quant import kernels, native
 
 pytestmark = pytest.mark.skipif(kernels.available() is None, reason="no native library was built")
 
-PATHS = ("avx512-vnni", "avx2", "neon", "plain")
+PATHS = ("avx512-amx", "avx512-vnni", "avx2", "neon", "plain")
 
 
 def choose(name: str) -> bool:

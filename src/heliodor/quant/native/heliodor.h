@@ -30,7 +30,8 @@ enum {
 
 API int heliodor_abi(void);
 
-/* The processor path in use: "avx512-vnni", "avx2", "neon" or "plain". */
+/* The processor path in use: "avx512-amx", "avx512-vnni", "avx2", "neon" or
+ * "plain". */
 API const char *heliodor_processor(void);
 
 /* Choose a path by name; -1 where this processor lacks it. For tests; not thread-safe. */

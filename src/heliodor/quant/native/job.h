@@ -102,6 +102,8 @@ extern const processor processor_plain;
 extern const processor processor_avx2;
 extern const processor processor_avx512;
 extern const processor processor_neon;
+/* Absent where the compiler does not know the instructions. */
+extern const processor processor_amx __attribute__((weak));
 
 /* rows.c, floats.c and lessons.c are compiled once for each instruction set. */
 row_work row_plain, row_avx2, row_avx512;
