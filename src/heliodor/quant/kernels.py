@@ -61,9 +61,9 @@ _DEEPEST = 131_072  # the largest K whose int8 sums stay inside an int32
 
 
 def available() -> str | None:
-    """The path in use: "avx512-amx", "avx512-vnni", "avx2", "neon", "plain" (portable C), or None for torch.
+    """The path in use: "avx512-amx", "avx512-vnni", "avx2", "neon", "plain" (portable C), or None.
 
-    The environment variable ``HELIODOR_KERNELS`` chooses one of them, or "torch".
+    None means torch. The environment variable ``HELIODOR_KERNELS`` chooses a path, or "torch".
     """
     opened = library()
     return None if opened is None else opened.heliodor_processor().decode()

@@ -9,6 +9,7 @@ K channels in, N channels out, V rows of a table, W its width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Self, TypeAlias, cast
@@ -82,7 +83,7 @@ class _Quantised(nn.Module):
         return super()._apply(keep_type, recurse)  # pyright: ignore[reportUnknownMemberType]
 
 
-class _QuantLinear(_Quantised):
+class _QuantLinear(_Quantised, ABC):
     """``y = x W^T + b``.
 
     Attributes:
@@ -162,6 +163,7 @@ class _QuantLinear(_Quantised):
         left, right = (layer.product(work, codes, rows.shape[:1]) for layer in (gate, up))
         return down.product(work, work.geglu_quantise(left, right), x.shape[:-1])
 
+    @abstractmethod
     def product(self, work: ModuleType, codes: Codes, shape: Sequence[int]) -> Tensor:
         """The layer on rows that are quantised already.
 
@@ -173,7 +175,6 @@ class _QuantLinear(_Quantised):
         Returns:
             float32 [*shape N].
         """
-        raise NotImplementedError
 
 
 class QuantLinear8(_QuantLinear):

@@ -108,11 +108,15 @@ class GroundedBatch:
         pixels: uint8 [B H W 3].
         tokens: int64 [C T].
         cover: uint8 [B N KINDS+EDGES], shares of 255; the first C columns are those of the texts.
+        share: share of the pictures that are here, of the batch that this is a part of.
+        edge_share: share of the patches in them that things own.
     """
 
     pixels: Tensor
     tokens: Tensor
     cover: Tensor
+    share: float = 1.0
+    edge_share: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,16 +166,33 @@ class GroundingObjective:
         whole, patches = self.model.look(pixels_in(batch.pixels), batch.tokens)
         present = (batch.cover[..., : len(batch.tokens)].amax(1) > 0).float()
         by_picture = binary_loss(whole, present)
-        by_patch, figures = patch_loss(patches, batch.cover)
-        return by_patch + _WHOLE * by_picture, figures | {"picture": float(by_picture.detach())}
+        by_patch, figures = patch_loss(
+            patches, batch.cover, kinds_share=batch.share, edges_share=batch.edge_share
+        )
+        loss = by_patch + _WHOLE * batch.share * by_picture
+        return loss, figures | {"picture": float(by_picture.detach())}
 
     def divide(self, batch: GroundedBatch, parts: int) -> list[tuple[float, GroundedBatch]]:
-        """Cut the pictures; every part is compared with all names."""
-        total = len(batch.pixels)
-        pieces = zip(batch.pixels.chunk(parts), batch.cover.chunk(parts), strict=True)
+        """Cut the pictures; every part is compared with all names.
+
+        A part knows which share it holds of the pictures and of the patches that things own: the
+        losses of all parts simply add up.
+        """
+        every = max(1, int(owned(batch.cover).sum()))
         return [
-            (len(pixels) / total, GroundedBatch(pixels=pixels, tokens=batch.tokens, cover=cover))
-            for pixels, cover in pieces
+            (
+                1.0,
+                GroundedBatch(
+                    pixels=pixels,
+                    tokens=batch.tokens,
+                    cover=cover,
+                    share=batch.share * len(pixels) / len(batch.pixels),
+                    edge_share=batch.edge_share * int(owned(cover).sum()) / every,
+                ),
+            )
+            for pixels, cover in zip(
+                batch.pixels.chunk(parts), batch.cover.chunk(parts), strict=True
+            )
         ]
 
     def samples(self) -> list[str]:

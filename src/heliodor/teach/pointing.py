@@ -32,12 +32,12 @@ __all__ = ["Pointed", "Pointing"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pointed:
-    """How well two heads point: sums over the tokens whose place is known.
+    """How well two heads point: sums over rows of the means over a row's tokens with a spot.
 
     Attributes:
-        loss: negative log share of the two heads' weights that lies on the right patches, summed.
-        count: tokens that the sum is over.
-        share: mean share of the weights that the upper head laid on the right patches, times count.
+        loss: negative log share of the two heads' weights that lies on the right patches.
+        count: rows that the sum is over.
+        share: share of the weights that the upper head laid on the right patches.
     """
 
     loss: Tensor
@@ -99,10 +99,13 @@ class Pointing:
         ):
             shares.append(_log_share(attention, inputs[index], wanted, spots))
         current, coming = shares
+        told = spot >= 0
+        each = told.sum(1)
+        part = (1.0 / each)[told.nonzero()[:, 0]]
         return Pointed(
-            loss=-(current.sum() + coming.sum()),
-            count=len(coming),
-            share=float(coming.detach().exp().sum()),
+            loss=-((current + coming) * part).sum(),
+            count=int((each > 0).sum()),
+            share=float((coming.detach().exp() * part).sum()),
         )
 
 

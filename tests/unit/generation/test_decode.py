@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Generator
 
 import numpy as np
 import pytest
@@ -185,7 +186,8 @@ def test_the_model_is_called_only_when_the_next_step_is_asked_for():
     assert model.calls == 0
     next(steps)
     assert model.calls == 1
-    steps.close()  # type: ignore[attr-defined]
+    assert isinstance(steps, Generator)
+    steps.close()
     assert model.calls == 1
 
 

@@ -14,7 +14,8 @@ from heliodor.quant import kernels
 from heliodor.quant.stored import accelerate
 
 pytestmark = pytest.mark.skipif(
-    kernels.available() not in ("avx512-amx", "avx512-vnni", "avx2", "neon"), reason="no native kernels"
+    kernels.available() not in ("avx512-amx", "avx512-vnni", "avx2", "neon"),
+    reason="no native kernels",
 )
 NARROW = [torch.bfloat16, torch.float16]
 

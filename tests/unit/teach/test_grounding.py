@@ -218,9 +218,15 @@ def test_parts_hold_every_picture_with_its_cover_and_all_names(parts: int) -> No
     assert torch.equal(torch.cat([part.pixels for _, part in cut]), batch.pixels)
     assert torch.equal(torch.cat([part.cover for _, part in cut]), batch.cover)
     assert all(torch.equal(part.tokens, batch.tokens) for _, part in cut)
-    _, whole = lesson.loss(batch)
+    loss, whole = lesson.loss(batch)
+    losses = [lesson.loss(part) for _, part in cut]
+    assert [share for share, _ in cut] == [1.0] * parts
+    added = torch.stack([value for value, _ in losses]).sum().detach()
+    torch.testing.assert_close(added, loss.detach(), rtol=1e-5, atol=0)
     for name in ("patch", "picture"):
-        total = sum(share * lesson.loss(part)[1][name] for share, part in cut)
+        total = sum(
+            part.share * figures[name] for (_, part), (_, figures) in zip(cut, losses, strict=True)
+        )
         assert total == pytest.approx(whole[name], rel=1e-5)
 
 

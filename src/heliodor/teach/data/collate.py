@@ -58,7 +58,7 @@ class Batch:
         cover_share: share of that batch's covered pictures.
         edge_share: share of the patches in them that things own.
         spots: bool [K N], the patches of each spot that tokens of the rows stand for.
-        spot_share: share of that batch's tokens with a spot.
+        spot_share: share of that batch's rows with a spot.
     """
 
     pixels: Tensor
@@ -72,8 +72,8 @@ class Batch:
     spot_share: float = 1.0
 
     def pointed(self) -> int:
-        """Tokens with a spot."""
-        return sum(int((rows.spot >= 0).sum()) for rows in self.groups)
+        """Rows with a spot."""
+        return sum(int((rows.spot >= 0).any(1).sum()) for rows in self.groups)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
