@@ -95,6 +95,14 @@ def test_groups_rise_in_length_and_pad_only_to_their_own_longest() -> None:
     assert [rows.image.tolist() for rows in batch.groups] == [[1, 5], [3, 4], [2, 0]]
 
 
+def test_rows_of_much_different_length_are_kept_apart() -> None:
+    """Short readings beside pictures with eight questions: half of the tokens were padding."""
+    short = [example(i, ("read", "", "ab")) for i in range(3)]
+    long = [example(9, *(("ask", "x" * 20, "y" * 9) for _ in range(8))) for _ in range(2)]
+    batch = collate([*short, *long], LETTERS, together=True, group=32)
+    assert [tuple(rows.tokens.shape) for rows in batch.groups] == [(3, 5), (2, 256)]
+
+
 def test_an_answer_may_be_spelled_and_ends_as_others_do() -> None:
     turns = [
         Turn(task="read", prompt="a", suffix="bcd", spelled=spelled) for spelled in (False, True)

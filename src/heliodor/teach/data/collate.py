@@ -13,6 +13,8 @@ from heliodor.errors import DataError
 from heliodor.teach.data.example import Example, Spot, Turn
 from heliodor.text import Tokenizer
 
+_ALIKE = 24  # tokens by which rows of one group may differ, beside being twice as long
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
@@ -101,7 +103,7 @@ def collate(
     Args:
         examples: pictures of one size.
         tokenizer: ids of words.
-        group: turns of a group, about.
+        group: turns of a group, about; rows of much different length are kept apart.
         longest: text tokens of a turn at most; a longer suffix loses its end, ``<eos>`` included,
             as in big_vision.
         together: put all turns about a picture into one row.
@@ -120,9 +122,7 @@ def collate(
         rows += [_joined(turns)] if together and turns else turns
     rows.sort(key=lambda row: len(row.ids))
     size = max(1, group * len(rows) // max(1, sum(len(row.tasks) for row in rows)))
-    groups = [
-        _pad(rows[start : start + size], tokenizer.pad) for start in range(0, len(rows), size)
-    ]
+    groups = [_pad(alike, tokenizer.pad) for alike in _alike(rows, size)]
     pixels = np.stack([example.image for example in examples])
     covers = {i: example.cover for i, example in enumerate(examples) if example.cover is not None}
     cover = torch.as_tensor(np.stack(list(covers.values()))) if covers else torch.zeros(0, 0, 0)
@@ -187,6 +187,20 @@ def _select(rows: Rows, images: Tensor) -> Rows | None:
         tasks=tuple(rows.tasks[int(index)] for index in kept),
         spot=rows.spot[kept],
     )
+
+
+def _alike(rows: Sequence[_Row], size: int) -> list[list[_Row]]:
+    """Rows of rising length in groups of so many at most, none much longer than its group's first.
+
+    A picture's row costs as many tokens as the picture and its longest neighbour have.
+    """
+    groups: list[list[_Row]] = []
+    for row in rows:
+        group = groups[-1] if groups else []
+        if not group or len(group) == size or len(row.ids) > 2 * len(group[0].ids) + _ALIKE:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
 
 
 def _patches(spots: Sequence[Spot], count: int) -> Tensor:
