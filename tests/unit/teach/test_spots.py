@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from heliodor.teach.data.documents import document_example
 from heliodor.teach.data.fonts import TextSplit
 from heliodor.teach.data.language import LANGUAGES, caption
 from heliodor.teach.data.questions import all_questions
 from heliodor.teach.data.reading import draw_reading
 from heliodor.teach.data.scenes import render_scene
-from heliodor.teach.data.spots import letter_spots, thing_spots
+from heliodor.teach.data.spots import answer_spots, letter_spots, thing_spots
 
 PATCH, GRID = 16, 14
 
@@ -76,3 +77,33 @@ def test_colours_are_looked_up_on_the_thing_asked_about() -> None:
                 assert scene.things[index].colour == question.suffix
                 asked += 1
     assert asked > 3
+
+
+def test_answers_of_documents_lie_where_they_are_written() -> None:
+    """Told are answers that stand there once; their letters' patches hold their codes."""
+    told = 0
+    for seed in range(10):
+        document = document_example(np.random.default_rng(seed), split=TextSplit.TEST)
+        lines = document.letters.split("\n")
+        for _, answer in document.questions:
+            spots = answer_spots(document, answer, PATCH)
+            alone = lines.count(answer) == 1
+            once = alone or document.letters.count(answer) == 1
+            assert bool(spots) == once
+            told += once
+            for spot in spots:
+                letter = answer[spot.start]
+                codes = document.glyphs.reshape(GRID, PATCH, GRID, PATCH)
+                held = (codes == ord(letter)).sum((1, 3)).ravel()
+                assert ord(letter) > 255 or all(held[patch] > 0 for patch in spot.patches)
+    assert told > 40
+
+
+def test_numbers_of_a_document_are_places_of_its_letters() -> None:
+    for seed in range(4):
+        document = document_example(np.random.default_rng(seed), split=TextSplit.TEST)
+        assert document.numbers.max() <= len(document.letters)
+        for number in np.unique(document.numbers)[1:]:
+            letter = document.letters[number - 1]
+            codes = np.unique(document.glyphs[document.numbers == number]).tolist()
+            assert codes == [ord(letter) if ord(letter) < 256 else 0]

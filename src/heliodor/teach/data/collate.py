@@ -117,8 +117,10 @@ def collate(
     rows: list[_Row] = []
     spots: list[Spot] = []
     for index, example in enumerate(examples):
-        kept = spots if example.cover is not None else None
-        turns = [_row(turn, index, tokenizer, longest, kept) for turn in example.turns]
+        asked = example.turns
+        if example.cover is None:
+            asked = tuple(replace(turn, spots=()) for turn in asked)
+        turns = [_row(turn, index, tokenizer, longest, spots) for turn in asked]
         rows += [_joined(turns)] if together and turns else turns
     rows.sort(key=lambda row: len(row.ids))
     size = max(1, group * len(rows) // max(1, sum(len(row.tasks) for row in rows)))
@@ -211,10 +213,8 @@ def _patches(spots: Sequence[Spot], count: int) -> Tensor:
     return found
 
 
-def _row(
-    turn: Turn, image: int, tokenizer: Tokenizer, longest: int, spots: list[Spot] | None
-) -> _Row:
-    """The turn's row; its spots join the batch's, unless those are None."""
+def _row(turn: Turn, image: int, tokenizer: Tokenizer, longest: int, spots: list[Spot]) -> _Row:
+    """The turn's row; its spots join the batch's."""
     prefix = tokenizer.encode_prefix(turn.prompt)
     if len(prefix) >= longest:
         raise DataError(
@@ -228,7 +228,7 @@ def _row(
     )
     ids = (prefix + suffix)[:longest]
     stands = [-1] * (len(prefix) + len(suffix))
-    for spot in turn.spots if spots is not None else ():
+    for spot in turn.spots:
         first, behind = _tokens_of(spot, turn, suffix, tokenizer)
         if first < behind:
             stands[len(prefix) + first : len(prefix) + behind] = [len(spots)] * (behind - first)

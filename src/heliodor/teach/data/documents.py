@@ -61,7 +61,10 @@ class Document:
             title, then each bar's label with the value written above it.
         content: the facts behind the picture.
         font_size: pixels to the em of the smallest text.
-        glyphs: uint8 [H W], the code of the letter at each pixel; 0 is no letter.
+        glyphs: uint8 [H W], the code of the letter at each pixel where that is below 256; 0 is no
+            letter.
+        numbers: int32 [H W], one more than the place in `letters` of the letter at each pixel; 0 is
+            no letter.
         letters: every text in the picture, the marks of a chart's axis too, one a line.
     """
 
@@ -72,6 +75,7 @@ class Document:
     content: Content
     font_size: int
     glyphs: np.ndarray
+    numbers: np.ndarray
     letters: str
 
 
@@ -102,7 +106,8 @@ def document_example(
         )
     chosen = kind or pick(rng, (*DocumentKind, *tuple(DocumentKind)[:4]))
     content, page = _page(rng, chosen, size, split)
-    image, glyphs = _photograph(rng, page, size)
+    image, numbers = _photograph(rng, page, size)
+    codes = [0, *(ord(letter) if ord(letter) < 256 else 0 for letter in page.letters)]
     return Document(
         image=image,
         kind=chosen,
@@ -110,7 +115,8 @@ def document_example(
         text=_reading(content),
         content=content,
         font_size=page.font_size,
-        glyphs=glyphs,
+        glyphs=np.array(codes, np.uint8)[numbers],
+        numbers=numbers,
         letters=page.letters,
     )
 
@@ -164,14 +170,14 @@ def _reading(content: Content) -> str:
 
 
 def _photograph(rng: Rng, page: Page, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The page somewhere on a desk, perhaps slightly turned, as a camera sees it, and its codes."""
-    sheet, codes, mask = page.image, page.glyphs, Image.new("L", page.image.size, 255)
+    """The page somewhere on a desk, perhaps slightly turned, as a camera sees it; its letters."""
+    sheet, numbers, mask = page.image, page.numbers, Image.new("L", page.image.size, 255)
     if rng.random() < 0.4:
         angle = float(np.clip(rng.normal(0, 1.0), -2, 2))
         turned = sheet.rotate(angle, Image.Resampling.BICUBIC, expand=True)
         if max(turned.size) <= size:
             mask = mask.rotate(angle, Image.Resampling.BICUBIC, expand=True)
-            codes = codes.rotate(angle, Image.Resampling.NEAREST, expand=True)
+            numbers = numbers.rotate(angle, Image.Resampling.NEAREST, expand=True)
             sheet = turned
     desk = Image.fromarray(surface(rng, size, size).pixels)
     corner = (
@@ -179,6 +185,6 @@ def _photograph(rng: Rng, page: Page, size: int) -> tuple[np.ndarray, np.ndarray
         int(rng.integers(0, size - sheet.height + 1)),
     )
     desk.paste(sheet, corner, mask)
-    glyphs = Image.new("L", desk.size)
-    glyphs.paste(codes, corner)
-    return np.array(wear(rng, desk, font_size=page.font_size)), np.array(glyphs)
+    placed = Image.new("I", desk.size)
+    placed.paste(numbers, corner)
+    return np.array(wear(rng, desk, font_size=page.font_size)), np.array(placed)

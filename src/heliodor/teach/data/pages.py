@@ -20,7 +20,6 @@ __all__ = ["Look", "Page", "draw_look", "paint_chart", "paint_rows", "paint_tabl
 
 Rng = np.random.Generator
 
-_LAST_CODE = 255  # that a pixel holds
 
 _BAR_COLOURS: tuple[Colour, ...] = (
     (66, 110, 180),
@@ -60,13 +59,14 @@ class Page:
 
     Attributes:
         image: the page, RGB.
-        glyphs: of the same size, in mode L: the code of the letter at each pixel; 0 is no letter.
+        numbers: of the same size, in mode I: one more than the place in `letters` of the letter at
+            each pixel; 0 is no letter.
         letters: every text on the page, one a line, as often as it stands there.
         font_size: pixels to the em of the smallest text.
     """
 
     image: Image.Image
-    glyphs: Image.Image
+    numbers: Image.Image
     letters: str
     font_size: int
 
@@ -98,8 +98,9 @@ class _Pen:
         self.look = look
         self.image = Image.new("RGB", size, look.paper)
         self.draw = ImageDraw.Draw(self.image)
-        self._glyphs = Image.new("L", size)
+        self._numbers = Image.new("I", size)
         self._texts: list[str] = []
+        self._written = 0
 
     def write(
         self, at: tuple[int, int], text: str, typeface: ImageFont.FreeTypeFont, anchor: str
@@ -107,19 +108,19 @@ class _Pen:
         """Write `text` with the left, middle or right of its baseline (ls, ms, rs) at a pixel."""
         self.draw.text(at, text, self.look.ink, typeface, anchor=anchor)
         self._texts.append(text)
+        first, self._written = self._written + 1, self._written + len(text) + 1
         before = {"ls": 0.0, "ms": 0.5, "rs": 1.0}[anchor] * typeface.getlength(text)
         for index, letter in enumerate(text):
-            code = ord(letter)
-            if letter == " " or code > _LAST_CODE:
+            if letter == " ":
                 continue
             left, top, mask = _letter(typeface, letter)
             x = round(at[0] - before + typeface.getlength(text[:index]))
-            self._glyphs.paste(code, (x + left, at[1] + top), mask)
+            self._numbers.paste(first + index, (x + left, at[1] + top), mask)
 
     def page(self, font_size: int) -> Page:
         """What was written, in letters of at least that size."""
         letters = "\n".join(self._texts)
-        return Page(image=self.image, glyphs=self._glyphs, letters=letters, font_size=font_size)
+        return Page(image=self.image, numbers=self._numbers, letters=letters, font_size=font_size)
 
 
 @lru_cache(maxsize=4096)  # at some 500 bytes each

@@ -21,7 +21,7 @@ from heliodor.teach.data.questions import Question, TaskMix, complete_segment, s
 from heliodor.teach.data.reading import PROMPT, draw_reading
 from heliodor.teach.data.scenes import Scene, render_scene, render_single
 from heliodor.teach.data.sheets import draw_sheet
-from heliodor.teach.data.spots import letter_spots, thing_spots
+from heliodor.teach.data.spots import answer_spots, letter_spots, thing_spots
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +150,16 @@ class DocumentSource:
         document = document_example(rng, size=self.size)
         order = rng.permutation(len(document.questions))[: self.turns]
         asked = [document.questions[int(index)] for index in order]
-        turns = tuple(Turn(task="document", prompt=p, suffix=a, spelled=True) for p, a in asked)
+        turns = tuple(
+            Turn(
+                task="document",
+                prompt=prompt,
+                suffix=answer,
+                spelled=True,
+                spots=answer_spots(document, answer, self.patch) if self.patch else (),
+            )
+            for prompt, answer in asked
+        )
         cover = cover_codes(document, self.patch) if self.patch else None
         return Example(image=document.image, turns=turns, cover=cover)
 

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from heliodor.teach.data.documents import Document
 from heliodor.teach.data.example import Spot
 from heliodor.teach.data.language import caption_parts
 from heliodor.teach.data.question import Question
 from heliodor.teach.data.reading import Reading
 from heliodor.teach.data.scenes import Scene
 
-__all__ = ["letter_spots", "thing_spots"]
+__all__ = ["answer_spots", "letter_spots", "thing_spots"]
 
+_LAST = 254  # letter of a reading that has a number of its own
 _MUCH = 0.4  # of what the fullest patch shows: patches that show less are left out
 
 
@@ -25,16 +27,50 @@ def letter_spots(reading: Reading, patch: int) -> tuple[Spot, ...]:
         reading: of a size that patches fill.
         patch: side of a patch in pixels.
     """
-    rows, columns = np.nonzero(reading.glyphs)
-    grid = reading.glyphs.shape[0] // patch
+    count = min(len(reading.text), _LAST)
+    return _letters(_ink(reading.glyphs, count, patch))
+
+
+def answer_spots(document: Document, answer: str, patch: int) -> tuple[Spot, ...]:
+    """A spot for each letter of an answer that stands in a document, once.
+
+    Args:
+        document: of a size that patches fill.
+        answer: to a question about it; a text of its own counts before one within another.
+        patch: side of a patch in pixels.
+    """
+    texts = f"\n{document.letters}\n"
+    whole = f"\n{answer}\n"
+    if texts.count(whole) == 1:
+        start = texts.index(whole)
+    elif answer and document.letters.count(answer) == 1:
+        start = document.letters.index(answer)
+    else:
+        return ()
+    ink = _ink(document.numbers, len(document.letters), patch)
+    return _letters(ink[start : start + len(answer)])
+
+
+def _ink(numbers: NDArray[np.generic], count: int, patch: int) -> NDArray[np.int64]:
+    """How many pixels of each patch hold each letter, counted from 1: [count N]."""
+    rows, columns = np.nonzero(numbers)
+    grid = numbers.shape[0] // patch
     place = rows // patch * grid + columns // patch
-    number = reading.glyphs[rows, columns].astype(np.int64)
-    shown = np.bincount(number * grid * grid + place, minlength=256 * grid * grid)
-    found: list[Spot] = []
-    for index, ink in enumerate(shown.reshape(256, grid * grid)[1:255]):
-        if ink.any():
-            found.append(Spot(start=index, stop=index + 1, patches=_fullest(ink)))
-    return tuple(found)
+    number = numbers[rows, columns].astype(np.int64)
+    size = grid * grid
+    every = max(count + 1, int(number.max(initial=0)) + 1)
+    return np.bincount(number * size + place, minlength=every * size).reshape(every, size)[
+        1 : count + 1
+    ]
+
+
+def _letters(ink: NDArray[np.int64]) -> tuple[Spot, ...]:
+    """A spot for each letter that shows, of ink [letters N]."""
+    return tuple(
+        Spot(start=index, stop=index + 1, patches=_fullest(shown))
+        for index, shown in enumerate(ink)
+        if shown.any()
+    )
 
 
 def thing_spots(scene: Scene, question: Question, patch: int) -> tuple[Spot, ...]:
