@@ -254,7 +254,7 @@ static void drive(int threads) {
 
 int main(void) {
   static const char *paths[] = {"avx512-amx", "avx512-vnni", "avx2", "neon", "plain"};
-  for (int i = 0; i < 4; i++) {
+  for (int i = 0; i < (int)(sizeof paths / sizeof *paths); i++) {
     if (heliodor_choose(paths[i])) continue;
     for (int threads = 1; threads <= 3; threads++) drive(threads);
     printf("%s: %d checks, %d wrong\n", heliodor_processor(), checks, failures);

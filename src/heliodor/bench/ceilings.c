@@ -105,7 +105,7 @@ static uint64_t tile_products(long rounds) {
     } shape = {.palette = 1};
     for (int i = 0; i < 6; i++) { shape.bytes[i] = 64; shape.rows[i] = 16; }
     int32_t sums[16][16];
-    _tile_loadconfig(&shape);
+    __asm__ volatile("ldtilecfg %0" ::"m"(shape)); /* the intrinsic names 8 of the 64 bytes */
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -118,7 +118,7 @@ static uint64_t tile_products(long rounds) {
         _tile_dpbusd(2, 4, 5);
         _tile_dpbusd(3, 4, 5);
     }
-    _tile_stored(0, sums, 64);
+    __asm__ volatile("tilestored %%tmm0, (%0,%1,1)" ::"r"(sums), "r"(64L) : "memory");
     _tile_release();
     return (uint64_t)sums[0][0];
 }

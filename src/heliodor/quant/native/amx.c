@@ -23,6 +23,21 @@ typedef struct {
   uint8_t rows[16];
 } configuration;
 
+/* As instructions and not as the compiler's intrinsics, which tell it of 8 of a configuration's 64
+ * bytes and of nothing that a tile reads or writes: it might move what prepares them. */
+INLINE void load_configuration(const configuration *c) {
+  __asm__ volatile("ldtilecfg %0" ::"m"(*c));
+}
+INLINE void store_configuration(configuration *c) { __asm__ volatile("sttilecfg %0" : "=m"(*c)); }
+#define TILE_LOAD(t, base, stride)                                      \
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(base),         \
+                   "r"((int64_t)(stride))                               \
+                   : "memory")
+#define TILE_STORE(t, base, stride)                                     \
+  __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(base),     \
+                   "r"((int64_t)(stride))                               \
+                   : "memory")
+
 /* Sums in registers 0..3, codes of the upper and the lower rows in 4 and 5, weights in 6 and 7. */
 static void configure(int upper, int lower) {
   configuration c = {.palette = 1};
@@ -31,7 +46,7 @@ static void configure(int upper, int lower) {
     c.bytes[i] = rows[i] ? 64 : 0;
     c.rows[i] = (uint8_t)rows[i];
   }
-  _tile_loadconfig(&c);
+  load_configuration(&c);
 }
 
 static int whole(const product *p, int64_t slot, int64_t step, int count) {
@@ -71,18 +86,18 @@ INLINE void sums8(const product *p, const pair *b, int64_t row, int rows, int64_
   int64_t steps = p->quads / TILE, tail = p->quads % TILE;
 #define PLACE(r, c) (b->out[c] + (row + r * TILE) * p->out_stride)
 #define CLEAR(t, r, c) _tile_zero(t)
-#define TAKE(t, r, c) _tile_loadd(t, PLACE(r, c), stride)
-#define GIVE(t, r, c) _tile_stored(t, PLACE(r, c), stride)
+#define TAKE(t, r, c) TILE_LOAD(t, PLACE(r, c), stride)
+#define GIVE(t, r, c) TILE_STORE(t, PLACE(r, c), stride)
   if (from == 0) {
     EACH_SUM(L, C, CLEAR)
   } else {
     EACH_SUM(L, C, TAKE)
   }
   for (int64_t k = from; k < to && k < steps; k++) {
-    _tile_loadd(4, q + k * DEEP, p->q_stride);
-    if (L) _tile_loadd(5, q + TILE * p->q_stride + k * DEEP, p->q_stride);
-    _tile_loadd(6, b->weight[0] + k * OPEN, 64);
-    if (C == 2) _tile_loadd(7, b->weight[1] + k * OPEN, 64);
+    TILE_LOAD(4, q + k * DEEP, p->q_stride);
+    if (L) TILE_LOAD(5, q + TILE * p->q_stride + k * DEEP, p->q_stride);
+    TILE_LOAD(6, b->weight[0] + k * OPEN, 64);
+    if (C == 2) TILE_LOAD(7, b->weight[1] + k * OPEN, 64);
     MULTIPLY(L, C)
   }
   if (to > steps) {
@@ -92,10 +107,10 @@ INLINE void sums8(const product *p, const pair *b, int64_t row, int rows, int64_
       memcpy(codes[r], q + r * p->q_stride + steps * DEEP, (size_t)tail * 4);
     for (int c = 0; c < C; c++)
       memcpy(weights[c], b->weight[c] + steps * OPEN, (size_t)tail * 64);
-    _tile_loadd(4, codes, DEEP);
-    if (L) _tile_loadd(5, codes[TILE], DEEP);
-    _tile_loadd(6, weights[0], 64);
-    if (C == 2) _tile_loadd(7, weights[1], 64);
+    TILE_LOAD(4, codes, DEEP);
+    if (L) TILE_LOAD(5, codes[TILE], DEEP);
+    TILE_LOAD(6, weights[0], 64);
+    if (C == 2) TILE_LOAD(7, weights[1], 64);
     MULTIPLY(L, C)
   }
   EACH_SUM(L, C, GIVE)
@@ -141,7 +156,7 @@ static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, i
     return;
   }
   configuration before;
-  _tile_storeconfig(&before);
+  store_configuration(&before);
   for (int first = 0; first < count; first += 2) {
     int here = count - first < 2 ? 1 : 2;
     pair b;
@@ -154,7 +169,7 @@ static void panel8(const product *p, int64_t begin, int64_t end, int64_t slot, i
     }
     pair8(p, &b, begin, end, here);
   }
-  _tile_loadconfig(&before);
+  load_configuration(&before);
 }
 
 /* ---- int4 ---- */
@@ -199,17 +214,17 @@ static void sums4(const product *p, int64_t slot, int64_t row, int rows, const i
   for (int r = 0; r < TILE; r++)
     total[r] = from && r < rows ? _mm512_loadu_ps(out + r * p->out_stride) : _mm512_setzero_ps();
   for (int64_t g = from; g < to; g += 2) {
-    _tile_loadd(4, q + g * GROUP, p->q_stride);
-    _tile_loadd(6, open + (g - from) * OPEN, 64);
+    TILE_LOAD(4, q + g * GROUP, p->q_stride);
+    TILE_LOAD(6, open + (g - from) * OPEN, 64);
     _tile_zero(0);
     _tile_dpbssd(0, 4, 6);
-    _tile_stored(0, sums[0], 64);
+    TILE_STORE(0, sums[0], 64);
     if (g + 1 < to) {
-      _tile_loadd(5, q + (g + 1) * GROUP, p->q_stride);
-      _tile_loadd(7, open + (g + 1 - from) * OPEN, 64);
+      TILE_LOAD(5, q + (g + 1) * GROUP, p->q_stride);
+      TILE_LOAD(7, open + (g + 1 - from) * OPEN, 64);
       _tile_zero(1);
       _tile_dpbssd(1, 5, 7);
-      _tile_stored(1, sums[1], 64);
+      TILE_STORE(1, sums[1], 64);
     }
     add_group(total, sums[0], scale + g * BLOCK);
     if (g + 1 < to) add_group(total, sums[1], scale + (g + 1) * BLOCK);
@@ -231,7 +246,7 @@ static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, i
     return;
   }
   configuration before;
-  _tile_storeconfig(&before);
+  store_configuration(&before);
   for (int64_t from = 0; from < p->groups; from += GROUPS) {
     int64_t to = from + GROUPS < p->groups ? from + GROUPS : p->groups;
     for (int c = 0; c < count; c++) {
@@ -248,7 +263,7 @@ static void panel4(const product *p, int64_t begin, int64_t end, int64_t slot, i
         sums4(p, slot + c * step, row, rows, (int8_t *)scratch + c * GROUPS * OPEN, from, to);
     }
   }
-  _tile_loadconfig(&before);
+  load_configuration(&before);
 }
 
 const processor processor_amx = {"avx512-amx", panel8, panel4, PANEL * GROUPS * OPEN,
