@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import torch
 
@@ -67,10 +68,12 @@ SUFFIX = ".safetensors"
 
 _CODEC = "mask_codec."
 
+ConfigT = TypeVar("ConfigT")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NativeCheckpoint:
-    """A native file of a PaliGemma on this machine.
+class _NativeFile:
+    """A native file on this machine, of whatever family.
 
     Attributes:
         path: the file.
@@ -79,11 +82,30 @@ class NativeCheckpoint:
 
     path: Path
     source: str
+    _family: ClassVar[str]
+    """As the header names it."""
+
+    def recipe(self) -> Recipe | None:
+        """How the weights are quantised, None if they are numbers."""
+        return read_recipe(self._strings(), self.path)
+
+    def _config(self, kind: type[ConfigT]) -> ConfigT:
+        values = read_object(self._strings(), "config", self.path)
+        return read_record(kind, values, f"{self.path}: config.")
+
+    def _strings(self) -> dict[str, str]:
+        return read_strings(self.path, self._family)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NativeCheckpoint(_NativeFile):
+    """A native file of a PaliGemma on this machine."""
+
+    _family: ClassVar[str] = "paligemma"
 
     def config(self) -> PaliGemmaConfig:
         """Shapes from the header."""
-        values = read_object(self._strings(), "config", self.path)
-        return read_record(PaliGemmaConfig, values, f"{self.path}: config.")
+        return self._config(PaliGemmaConfig)
 
     def load(
         self,
@@ -119,7 +141,7 @@ class NativeCheckpoint:
     def weights(self) -> dict[str, Weight]:
         """The network's tensors by our names, none of them read; checked against the config."""
         tensors = open_tensors(self.path)
-        wanted = wanted_tensors(self.config(), "paligemma", self.path, self.recipe())
+        wanted = wanted_tensors(self.config(), self._family, self.path, self.recipe())
         names = [name for name in tensors if not name.startswith(_CODEC)]
         return matched(tensors, names, wanted, self.path)
 
@@ -155,35 +177,21 @@ class NativeCheckpoint:
         codec.load_state_dict(state, strict=True, assign=True)
         return codec.eval().requires_grad_(requires_grad=False)
 
-    def recipe(self) -> Recipe | None:
-        """How the weights are quantised, None if they are numbers."""
-        return read_recipe(self._strings(), self.path)
-
-    def _strings(self) -> dict[str, str]:
-        return read_strings(self.path, "paligemma")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NativeSiglipCheckpoint:
-    """A native file of a SigLIP pair. Errors are those of :class:`NativeCheckpoint`.
+class NativeSiglipCheckpoint(_NativeFile):
+    """A native file of a SigLIP pair. Errors are those of :class:`NativeCheckpoint`."""
 
-    Attributes:
-        path: the file.
-        source: what the user asked for.
-    """
-
-    path: Path
-    source: str
+    _family: ClassVar[str] = "siglip"
 
     def config(self) -> SiglipPairConfig:
         """Shapes from the header."""
-        values = read_object(self._strings(), "config", self.path)
-        return read_record(SiglipPairConfig, values, f"{self.path}: config.")
+        return self._config(SiglipPairConfig)
 
     def weights(self) -> dict[str, Weight]:
         """The tensors by our names, none of them read; checked against the config."""
         tensors = open_tensors(self.path)
-        wanted = wanted_tensors(self.config(), "siglip", self.path, self.recipe())
+        wanted = wanted_tensors(self.config(), self._family, self.path, self.recipe())
         return matched(tensors, list(tensors), wanted, self.path)
 
     def load(
@@ -205,35 +213,21 @@ class NativeSiglipCheckpoint:
         """How pictures become pixels."""
         return _processor(self._strings(), self.config().vision.image_size, self.path)
 
-    def recipe(self) -> Recipe | None:
-        """How the weights are quantised, None if they are numbers."""
-        return read_recipe(self._strings(), self.path)
-
-    def _strings(self) -> dict[str, str]:
-        return read_strings(self.path, "siglip")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NativeGemmaCheckpoint:
-    """A native file of a Gemma without pictures. Errors are those of :class:`NativeCheckpoint`.
+class NativeGemmaCheckpoint(_NativeFile):
+    """A native file of a Gemma without pictures. Errors are those of :class:`NativeCheckpoint`."""
 
-    Attributes:
-        path: the file.
-        source: what the user asked for.
-    """
-
-    path: Path
-    source: str
+    _family: ClassVar[str] = "gemma"
 
     def config(self) -> GemmaConfig:
         """Shapes from the header."""
-        values = read_object(self._strings(), "config", self.path)
-        return read_record(GemmaConfig, values, f"{self.path}: config.")
+        return self._config(GemmaConfig)
 
     def weights(self) -> dict[str, Weight]:
         """The tensors by our names, none of them read; checked against the config."""
         tensors = open_tensors(self.path)
-        wanted = wanted_tensors(self.config(), "gemma", self.path, self.recipe())
+        wanted = wanted_tensors(self.config(), self._family, self.path, self.recipe())
         return matched(tensors, list(tensors), wanted, self.path)
 
     def load(
@@ -265,13 +259,6 @@ class NativeGemmaCheckpoint:
 
     has_pictures = False
     """Whether it is a PaliGemma of which the decoder is taken."""
-
-    def recipe(self) -> Recipe | None:
-        """How the weights are quantised, None if they are numbers."""
-        return read_recipe(self._strings(), self.path)
-
-    def _strings(self) -> dict[str, str]:
-        return read_strings(self.path, "gemma")
 
 
 def write(
