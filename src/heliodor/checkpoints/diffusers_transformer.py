@@ -27,7 +27,7 @@ from heliodor.checkpoints.lumina_relatives import refuse_relatives
 from heliodor.checkpoints.section import CONFIG
 from heliodor.checkpoints.shards import write_tensors
 from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.weights import Weight, parse_dtype
+from heliodor.checkpoints.weights import Weight, asked_dtype
 from heliodor.errors import InputError, KeyMismatchError
 from heliodor.models.nextdit import NextDiT
 from heliodor.models.nextdit_config import NextDiTConfig
@@ -174,5 +174,5 @@ def write_transformer(
         tensors[DIFFUSERS_SELF.to_theirs(name)] = value
         tensors[DIFFUSERS_CAPTION.to_theirs(name)] = value  # the same but for queries
     new.write(CONFIG, to_json(transformer_values(config)))
-    written = None if dtype is None else parse_dtype(dtype)
+    written = asked_dtype(dtype)
     write_tensors(new, tensors, written, max_shard_size, stem=STEM)

@@ -31,7 +31,7 @@ from heliodor.checkpoints.processor import NESTED, PROCESSOR
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.tensors import open_tensors
 from heliodor.checkpoints.transformers import check_head, open_weights
-from heliodor.checkpoints.weights import Weight, fill, parse_dtype
+from heliodor.checkpoints.weights import Weight, asked_dtype, fill, name_of
 from heliodor.errors import ConfigError, FileFormatError, KeyMismatchError
 from heliodor.models.gemma import Gemma, GemmaConfig
 from heliodor.quant.scheme import Recipe
@@ -236,8 +236,8 @@ def save_language(
             f"{model.config.vocab_size} rows"
         )
     state = model.state_dict()
-    written = None if dtype is None else parse_dtype(dtype)
-    resting = str(written or state[EMBEDDING].dtype).removeprefix("torch.")
+    written = asked_dtype(dtype)
+    resting = name_of(written or state[EMBEDDING].dtype)
     special: Special = {
         "bos_token_id": tokenizer.bos,
         "eos_token_id": _one_or_many(tokenizer.eos, ends),

@@ -35,7 +35,7 @@ from heliodor.checkpoints.lumina_keys import OFFICIAL
 from heliodor.checkpoints.section import CONFIG
 from heliodor.checkpoints.shards import Planned, write_file
 from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.weights import Weight, fill, parse_dtype
+from heliodor.checkpoints.weights import Weight, asked_dtype, fill
 from heliodor.models.nextdit import NextDiT
 from heliodor.models.nextdit_config import NextDiTConfig
 
@@ -154,7 +154,7 @@ def write_lumina(
     which: Which = "last",
 ) -> None:
     """:func:`save_lumina` from tensors by our names, in memory or in other files."""
-    written = None if dtype is None else parse_dtype(dtype)
+    written = asked_dtype(dtype)
     planned = [Planned.of(OFFICIAL.to_theirs(n), value, written) for n, value in state.items()]
     new.write(CONFIG, to_json({"model_type": MODEL_TYPE, **asdict(config)}))
     with new.open(AVERAGE if which == "ema" else LAST) as file:

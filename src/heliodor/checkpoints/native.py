@@ -45,13 +45,7 @@ from heliodor.checkpoints.record import read_record
 from heliodor.checkpoints.shards import Planned, write_file
 from heliodor.checkpoints.siglip import assemble_pair
 from heliodor.checkpoints.tensors import open_tensors
-from heliodor.checkpoints.weights import (
-    Weight,
-    assemble,
-    at_size,
-    kept_names,
-    parse_dtype,
-)
+from heliodor.checkpoints.weights import Weight, asked_dtype, assemble, at_size, kept_names
 from heliodor.errors import ConfigError
 from heliodor.image import ImageProcessor
 from heliodor.models.gemma import Gemma, GemmaConfig
@@ -276,7 +270,7 @@ def write(
     Raises:
         CheckpointError: a value that the type cannot hold.
     """
-    written = None if dtype is None else parse_dtype(dtype)
+    written = asked_dtype(dtype)
     kept = kept_names(contents.weights)
     planned = [
         Planned.of(key, weight, None if key in kept else written)

@@ -28,7 +28,7 @@ from heliodor.checkpoints.processor import NESTED, PROCESSOR, processor_for
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.siglip_config import pair_config_values, read_pair_config
 from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.weights import Weight, check_readable, fill, parse_dtype
+from heliodor.checkpoints.weights import Weight, asked_dtype, check_readable, fill, name_of
 from heliodor.errors import ConfigError
 from heliodor.image import ImageProcessor
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
@@ -144,14 +144,14 @@ def save_pair(
         ConfigError: the processor or the tokenizer does not fit the model.
     """
     check_fit(model.config, tokenizer, processor)
-    written = None if dtype is None else parse_dtype(dtype)
+    written = asked_dtype(dtype)
     state = model.state_dict()
     resting = written or state[EMBEDDING].dtype
     values = pair_config_values(
         model.config,
         eos=tokenizer.eos,
         pad=tokenizer.pad,
-        dtype=str(resting).removeprefix("torch."),
+        dtype=name_of(resting),
     )
     with Replacement(Path(folder)) as new:
         new.write(CONFIG, to_json(values))

@@ -22,13 +22,7 @@ from heliodor.checkpoints.keymap import HUB, Match, Spelling, paligemma_keys
 from heliodor.checkpoints.processor import NESTED, PROCESSOR, read_processor
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.weights import (
-    EMBEDDING,
-    Weight,
-    assemble,
-    at_size,
-    parse_dtype,
-)
+from heliodor.checkpoints.weights import EMBEDDING, Weight, asked_dtype, assemble, at_size, name_of
 from heliodor.errors import ConfigError, KeyMismatchError
 from heliodor.image import ImageProcessor
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
@@ -212,8 +206,8 @@ def write(
 
     The other arguments, and the errors, are those of :func:`save`.
     """
-    written = None if dtype is None else parse_dtype(dtype)
-    resting = str(written or state[EMBEDDING].dtype).removeprefix("torch.")
+    written = asked_dtype(dtype)
+    resting = name_of(written or state[EMBEDDING].dtype)
     for name, values in _small_files(config, tokenizer, processor, resting).items():
         new.write(name, to_json(values))
     _write_tokenizer(new, tokenizer)

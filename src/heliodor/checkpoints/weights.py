@@ -50,6 +50,16 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return cast("torch.dtype", found)
 
 
+def asked_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """As :func:`parse_dtype`; None, for a type that is to stay as it is, stays None."""
+    return None if dtype is None else parse_dtype(dtype)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """``torch.bfloat16`` -> ``"bfloat16"``, as configurations write it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def check_readable(name: str, dtype: torch.dtype, file: Path) -> None:
     """Refuse a tensor of a type that is no weight's.
 
