@@ -192,70 +192,54 @@ def start_up(scheme: str) -> Callable[[Part], Spread]:
 
 _F32 = "transformers"
 
+
+def _over_float32(
+    said: str,
+    what: Callable[[str, str], Callable[[Part], Spread]],
+    scheme: str,
+    *,
+    floor: float,
+    aim: float,
+) -> Row:
+    """One engine over transformers in float32."""
+    name = f"{said} over transformers float32"
+    return Row(name=name, part="first", figure=what(scheme, _F32), floor=floor, aim=aim)
+
+
+def _over_llama(said: str, what: str, scheme: str, theirs: str, *, floor: float, aim: float) -> Row:
+    """One half of the work over llama.cpp's in about as many bits."""
+    other = f"llama.cpp {theirs}"
+    return Row(
+        name=f"{said}: {scheme} over {other}",
+        part="llama",
+        figure=beside(what, scheme, other),
+        floor=floor,
+        aim=aim,
+    )
+
+
+def _peak(scheme: str, *, floor: float, aim: float) -> Row:
+    return Row(
+        name=f"peak memory, loading included: {scheme}",
+        part="files",
+        figure=peak(scheme),
+        floor=floor,
+        aim=aim,
+        unit="GiB",
+        rising=False,
+    )
+
+
 ROWS: tuple[Row, ...] = (
-    Row(
-        name="first token, picture included: int8 over transformers float32",
-        part="first",
-        figure=first_token("int8", _F32),
-        floor=3.5,
-        aim=5.0,
-    ),
-    Row(
-        name="decoding: int8 over transformers float32",
-        part="first",
-        figure=decoding("int8", _F32),
-        floor=4.0,
-        aim=4.6,
-    ),
-    Row(
-        name="decoding: int4 over transformers float32",
-        part="first",
-        figure=decoding("int4", _F32),
-        floor=6.0,
-        aim=8.0,
-    ),
-    Row(
-        name="prefill: int8 over llama.cpp Q8_0",
-        part="llama",
-        figure=beside("prefill", "int8", "llama.cpp Q8_0"),
-        floor=5.0,
-        aim=8.0,
-    ),
-    Row(
-        name="prefill: int4 over llama.cpp Q4_0",
-        part="llama",
-        figure=beside("prefill", "int4", "llama.cpp Q4_0"),
-        floor=3.0,
-        aim=4.5,
-    ),
-    Row(
-        name="decoding: int8 over llama.cpp Q8_0",
-        part="llama",
-        figure=beside("step", "int8", "llama.cpp Q8_0"),
-        floor=1.7,
-        aim=2.0,
-    ),
-    Row(
-        name="decoding: int4 over llama.cpp Q4_0",
-        part="llama",
-        figure=beside("step", "int4", "llama.cpp Q4_0"),
-        floor=1.5,
-        aim=2.0,
-    ),
-    Row(
-        name="first token: exact float32 over transformers float32",
-        part="first",
-        figure=first_token("float32", _F32),
-        floor=1.0,
-        aim=1.3,
-    ),
-    Row(
-        name="decoding: exact float32 over transformers float32",
-        part="first",
-        figure=decoding("float32", _F32),
-        floor=1.0,
-        aim=1.1,
-    ),
+    _over_float32("first token, picture included: int8", first_token, "int8", floor=3.5, aim=5.0),
+    _over_float32("decoding: int8", decoding, "int8", floor=4.0, aim=4.6),
+    _over_float32("decoding: int4", decoding, "int4", floor=6.0, aim=8.0),
+    _over_llama("prefill", "prefill", "int8", "Q8_0", floor=5.0, aim=8.0),
+    _over_llama("prefill", "prefill", "int4", "Q4_0", floor=3.0, aim=4.5),
+    _over_llama("decoding", "step", "int8", "Q8_0", floor=1.7, aim=2.0),
+    _over_llama("decoding", "step", "int4", "Q4_0", floor=1.5, aim=2.0),
+    _over_float32("first token: exact float32", first_token, "float32", floor=1.0, aim=1.3),
+    _over_float32("decoding: exact float32", decoding, "float32", floor=1.0, aim=1.1),
     Row(
         name="first token: weights kept in bfloat16 over transformers bfloat16",
         part="bfloat16",
@@ -287,24 +271,8 @@ ROWS: tuple[Row, ...] = (
         aim=0.75,
         rising=False,
     ),
-    Row(
-        name="peak memory, loading included: int8",
-        part="files",
-        figure=peak("int8"),
-        floor=3.6,
-        aim=3.2,
-        unit="GiB",
-        rising=False,
-    ),
-    Row(
-        name="peak memory, loading included: int4",
-        part="files",
-        figure=peak("int4"),
-        floor=2.4,
-        aim=2.0,
-        unit="GiB",
-        rising=False,
-    ),
+    _peak("int8", floor=3.6, aim=3.2),
+    _peak("int4", floor=2.4, aim=2.0),
     Row(
         name="from a quantised file to the first token, less the prefill: int8",
         part="files",

@@ -22,7 +22,7 @@ from torch import Tensor
 from heliodor.checkpoints.bigvision_layout import Array, Shape
 from heliodor.checkpoints.files import Replacement
 from heliodor.checkpoints.npz import NpzFile, Source, Stack, write_npz
-from heliodor.checkpoints.weights import READABLE, Weight, parse_dtype
+from heliodor.checkpoints.weights import READABLE, Weight, asked_dtype
 from heliodor.errors import ConfigError, FileFormatError, KeyMismatchError
 
 SUFFIX = ".npz"
@@ -226,7 +226,7 @@ def write_arrays(
         for array in layout
     }
     with Replacement(path.parent) as new:
-        write_npz(new, path.name, sources, None if dtype is None else parse_dtype(dtype))
+        write_npz(new, path.name, sources, asked_dtype(dtype))
 
 
 def check_suffix(path: Path) -> None:

@@ -37,7 +37,7 @@ from heliodor.checkpoints.maskcodec import CODEC_NAMES, write_mask_codec
 from heliodor.checkpoints.quantised import ALONE, check_float, quantised_contents
 from heliodor.checkpoints.recognise import Kind, holds_painter, recognise
 from heliodor.checkpoints.target import check_target, commit, staged, target_kind
-from heliodor.checkpoints.weights import EMBEDDING, kept_names, parse_dtype
+from heliodor.checkpoints.weights import EMBEDDING, asked_dtype, kept_names
 from heliodor.errors import CheckpointError, ConfigError, InputError
 from heliodor.image import ImageProcessor, Resize
 from heliodor.models.maskcodec import MaskCodec
@@ -113,7 +113,7 @@ def convert(  # noqa: PLR0913 - each is one wish of the caller's
     """
     place = Path(target).expanduser().resolve()
     origin = locate(source, revision=revision)
-    chosen = None if dtype is None else parse_dtype(dtype)
+    chosen = asked_dtype(dtype)
     if holds_painter(origin):
         refuse({"tokenizer": tokenizer, "adapter": adapter, "quantize": quantize})
         wishes = Wishes(format=format, dtype=chosen, drop=drop, force=force, **painter)

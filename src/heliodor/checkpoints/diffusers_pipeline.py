@@ -38,7 +38,7 @@ from heliodor.checkpoints.section import CONFIG, Section
 from heliodor.checkpoints.shards import write_tensors
 from heliodor.checkpoints.target import commit, staged
 from heliodor.checkpoints.variants import chosen_names
-from heliodor.checkpoints.weights import Weight, parse_dtype
+from heliodor.checkpoints.weights import Weight, asked_dtype, name_of
 from heliodor.errors import ConfigError, InputError
 from heliodor.models.gemma import GemmaConfig
 from heliodor.models.nextdit_config import NextDiTConfig
@@ -281,8 +281,8 @@ def _write_text(
     config, state = parts.text_config, parts.text_state
     if config is None or state is None:
         return
-    written = None if dtype is None else parse_dtype(dtype)
-    resting = str(written or state[EMBEDDING].dtype).removeprefix("torch.")
+    written = asked_dtype(dtype)
+    resting = name_of(written or state[EMBEDDING].dtype)
     special = {}
     if words is not None:
         special = {

@@ -18,17 +18,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from heliodor.checkpoints.blueprint import unfilled
 from heliodor.checkpoints.diffusers_config import read_transformer_config, transformer_values
 from heliodor.checkpoints.files import Replacement, to_json
 from heliodor.checkpoints.keymap import Match
-from heliodor.checkpoints.lumina import LEAD, match_network
+from heliodor.checkpoints.lumina import build_network, match_network
 from heliodor.checkpoints.lumina_keys import DIFFUSERS_CAPTION, DIFFUSERS_SELF
 from heliodor.checkpoints.lumina_relatives import refuse_relatives
 from heliodor.checkpoints.section import CONFIG
 from heliodor.checkpoints.shards import write_tensors
 from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.weights import Weight, fill, parse_dtype
+from heliodor.checkpoints.weights import Weight, asked_dtype
 from heliodor.errors import InputError, KeyMismatchError
 from heliodor.models.nextdit import NextDiT
 from heliodor.models.nextdit_config import NextDiTConfig
@@ -100,18 +99,9 @@ class DiffusersTransformer:
     def load(
         self, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> NextDiT:
-        """The network with its weights, tensor by tensor.
-
-        Args:
-            dtype: in which the weights rest; None keeps the file's.
-            device: where they rest. On a CPU, what needs no conversion stays mapped from its file.
-
-        Raises:
-            CheckpointError: as for :meth:`weights`; or a value that ``dtype`` cannot hold.
-        """
+        """The network; see :meth:`~heliodor.checkpoints.lumina.LuminaCheckpoint.load`."""
         config, weights = self.config(), self.weights()
-        model = unfilled(lambda: NextDiT(config))
-        return fill(model, weights, lead=LEAD, place=self.folder, dtype=dtype, device=device)
+        return build_network(config, weights, place=self.folder, dtype=dtype, device=device)
 
 
 def _check_copies(tensors: Tensors, match: Match, merge: Merge | None, place: Path) -> None:
@@ -184,5 +174,5 @@ def write_transformer(
         tensors[DIFFUSERS_SELF.to_theirs(name)] = value
         tensors[DIFFUSERS_CAPTION.to_theirs(name)] = value  # the same but for queries
     new.write(CONFIG, to_json(transformer_values(config)))
-    written = None if dtype is None else parse_dtype(dtype)
+    written = asked_dtype(dtype)
     write_tensors(new, tensors, written, max_shard_size, stem=STEM)

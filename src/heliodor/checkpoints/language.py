@@ -26,15 +26,14 @@ from heliodor.checkpoints.config import (
     read_language,
 )
 from heliodor.checkpoints.files import Replacement, read_json, to_json
-from heliodor.checkpoints.keymap import GEMMA, GEMMA2, KeyMap, Match
+from heliodor.checkpoints.keymap import GEMMA, GEMMA2, KeyMap
 from heliodor.checkpoints.processor import NESTED, PROCESSOR
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
-from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.transformers import open_weights
-from heliodor.checkpoints.weights import READABLE, Weight, fill, parse_dtype
+from heliodor.checkpoints.tensors import open_tensors
+from heliodor.checkpoints.transformers import check_head, open_weights
+from heliodor.checkpoints.weights import Weight, asked_dtype, fill, name_of
 from heliodor.errors import ConfigError, FileFormatError, KeyMismatchError
 from heliodor.models.gemma import Gemma, GemmaConfig
-from heliodor.quant.apply import apply_empty
 from heliodor.quant.scheme import Recipe
 from heliodor.text import GemmaTokenizer, Tokenizer
 from heliodor.text.gemma import find_vocabulary
@@ -97,7 +96,7 @@ class LanguageCheckpoint:
         wanted = {name: tuple(value.shape) for name, value in state.items()}
         shapes = {name: tensors.entry(name).shape for name in tensors}
         match = language_keys(config).match(wanted, shapes, self.folder)
-        _check_values(tensors, match)
+        check_head(tensors, match, "Gemma")
         untied = _top(self.folder).values.get("tie_word_embeddings") is False
         if untied and not match.tied:
             raise KeyMismatchError(
@@ -180,24 +179,19 @@ def assemble_gemma(
     device: str | torch.device = "cpu",
     recipe: Recipe | None = None,
 ) -> Gemma:
-    """A Gemma from weights by our names, tensor by tensor.
+    """A Gemma from weights by our names; see :func:`~heliodor.checkpoints.weights.fill`.
 
-    Args:
-        config: of the network.
-        weights: one for each tensor of the network, in its shape.
-        place: where they come from, for messages.
-        dtype: in which they shall rest; None keeps the type of the embedding table.
-        device: where they shall rest.
-        recipe: how the weights are quantised, if they are; codes and scales keep their types.
-
-    Raises:
-        CheckpointError: a value that ``dtype`` cannot hold.
-        ConfigError: an unknown type.
+    Where ``dtype`` is None, all take the type of the embedding table.
     """
-    model = unfilled(lambda: Gemma(config))
-    if recipe is not None:
-        apply_empty(model, recipe)
-    return fill(model, weights, lead=EMBEDDING, place=place, dtype=dtype, device=device)
+    return fill(
+        unfilled(lambda: Gemma(config)),
+        weights,
+        lead=EMBEDDING,
+        place=place,
+        dtype=dtype,
+        device=device,
+        recipe=recipe,
+    )
 
 
 def language_keys(config: GemmaConfig) -> KeyMap:
@@ -242,8 +236,8 @@ def save_language(
             f"{model.config.vocab_size} rows"
         )
     state = model.state_dict()
-    written = None if dtype is None else parse_dtype(dtype)
-    resting = str(written or state[EMBEDDING].dtype).removeprefix("torch.")
+    written = asked_dtype(dtype)
+    resting = name_of(written or state[EMBEDDING].dtype)
     special: Special = {
         "bos_token_id": tokenizer.bos,
         "eos_token_id": _one_or_many(tokenizer.eos, ends),
@@ -277,22 +271,6 @@ def _top(folder: Path) -> Section:
     if top.values.get("quantization_config") is not None:
         raise top.wrong("quantization_config", "none: load the unquantised checkpoint")
     return top
-
-
-def _check_values(tensors: Tensors, match: Match) -> None:
-    """Types that can be read, and a head that is the embedding table."""
-    for name in tensors:
-        if tensors.entry(name).dtype not in READABLE:
-            raise FileFormatError(
-                f"{tensors.file(name)}: {name} is stored as {tensors.entry(name).dtype}, which "
-                "cannot be loaded as a weight: give the unquantised checkpoint"
-            )
-    for name, ours in match.tied.items():
-        if not tensors.equal(name, match.source[ours]):
-            raise KeyMismatchError(
-                f"{tensors.file(name)}: {name} differs from {match.source[ours]}; Gemma's output "
-                "head is its embedding table, an untied one is not supported"
-            )
 
 
 def read_ids(found: Any, path: Path) -> tuple[int, ...]:

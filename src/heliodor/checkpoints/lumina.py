@@ -35,8 +35,7 @@ from heliodor.checkpoints.lumina_keys import OFFICIAL
 from heliodor.checkpoints.section import CONFIG
 from heliodor.checkpoints.shards import Planned, write_file
 from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.weights import READABLE, Weight, fill, parse_dtype
-from heliodor.errors import FileFormatError
+from heliodor.checkpoints.weights import Weight, asked_dtype, fill
 from heliodor.models.nextdit import NextDiT
 from heliodor.models.nextdit_config import NextDiTConfig
 
@@ -90,8 +89,7 @@ class LuminaCheckpoint:
             CheckpointError: as for :meth:`weights`; or a value that ``dtype`` cannot hold.
         """
         config, weights = self.config(), self.weights()
-        model = unfilled(lambda: NextDiT(config))
-        return fill(model, weights, lead=LEAD, place=self.path, dtype=dtype, device=device)
+        return build_network(config, weights, place=self.path, dtype=dtype, device=device)
 
 
 def match_network(tensors: Tensors, keys: KeyMap, config: NextDiTConfig, place: Path) -> Match:
@@ -104,13 +102,24 @@ def match_network(tensors: Tensors, keys: KeyMap, config: NextDiTConfig, place: 
     state = unfilled(lambda: NextDiT(config)).state_dict()
     wanted = {name: tuple(value.shape) for name, value in state.items()}
     match = keys.match(wanted, _shapes(tensors), place)
-    for name in tensors:
-        if tensors.entry(name).dtype not in READABLE:
-            raise FileFormatError(
-                f"{tensors.file(name)}: {name} is stored as {tensors.entry(name).dtype}, which "
-                "cannot be loaded as a weight: give the unquantised checkpoint"
-            )
+    tensors.check_readable()
     return match
+
+
+def build_network(
+    config: NextDiTConfig,
+    weights: Mapping[str, Weight],
+    *,
+    place: Path,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> NextDiT:
+    """A Next-DiT from weights by our names; see :func:`~heliodor.checkpoints.weights.fill`.
+
+    Where ``dtype`` is None, all take the type of the patch embedding.
+    """
+    model = unfilled(lambda: NextDiT(config))
+    return fill(model, weights, lead=LEAD, place=place, dtype=dtype, device=device)
 
 
 def save_lumina(
@@ -145,7 +154,7 @@ def write_lumina(
     which: Which = "last",
 ) -> None:
     """:func:`save_lumina` from tensors by our names, in memory or in other files."""
-    written = None if dtype is None else parse_dtype(dtype)
+    written = asked_dtype(dtype)
     planned = [Planned.of(OFFICIAL.to_theirs(n), value, written) for n, value in state.items()]
     new.write(CONFIG, to_json({"model_type": MODEL_TYPE, **asdict(config)}))
     with new.open(AVERAGE if which == "ema" else LAST) as file:

@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import torch
 
@@ -44,13 +45,7 @@ from heliodor.checkpoints.record import read_record
 from heliodor.checkpoints.shards import Planned, write_file
 from heliodor.checkpoints.siglip import assemble_pair
 from heliodor.checkpoints.tensors import open_tensors
-from heliodor.checkpoints.weights import (
-    Weight,
-    assemble,
-    at_size,
-    kept_names,
-    parse_dtype,
-)
+from heliodor.checkpoints.weights import Weight, asked_dtype, assemble, at_size, kept_names
 from heliodor.errors import ConfigError
 from heliodor.image import ImageProcessor
 from heliodor.models.gemma import Gemma, GemmaConfig
@@ -67,10 +62,12 @@ SUFFIX = ".safetensors"
 
 _CODEC = "mask_codec."
 
+ConfigT = TypeVar("ConfigT")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NativeCheckpoint:
-    """A native file of a PaliGemma on this machine.
+class _NativeFile:
+    """A native file on this machine, of whatever family.
 
     Attributes:
         path: the file.
@@ -79,11 +76,30 @@ class NativeCheckpoint:
 
     path: Path
     source: str
+    _family: ClassVar[str]
+    """As the header names it."""
+
+    def recipe(self) -> Recipe | None:
+        """How the weights are quantised, None if they are numbers."""
+        return read_recipe(self._strings(), self.path)
+
+    def _config(self, kind: type[ConfigT]) -> ConfigT:
+        values = read_object(self._strings(), "config", self.path)
+        return read_record(kind, values, f"{self.path}: config.")
+
+    def _strings(self) -> dict[str, str]:
+        return read_strings(self.path, self._family)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NativeCheckpoint(_NativeFile):
+    """A native file of a PaliGemma on this machine."""
+
+    _family: ClassVar[str] = "paligemma"
 
     def config(self) -> PaliGemmaConfig:
         """Shapes from the header."""
-        values = read_object(self._strings(), "config", self.path)
-        return read_record(PaliGemmaConfig, values, f"{self.path}: config.")
+        return self._config(PaliGemmaConfig)
 
     def load(
         self,
@@ -119,7 +135,7 @@ class NativeCheckpoint:
     def weights(self) -> dict[str, Weight]:
         """The network's tensors by our names, none of them read; checked against the config."""
         tensors = open_tensors(self.path)
-        wanted = wanted_tensors(self.config(), "paligemma", self.path, self.recipe())
+        wanted = wanted_tensors(self.config(), self._family, self.path, self.recipe())
         names = [name for name in tensors if not name.startswith(_CODEC)]
         return matched(tensors, names, wanted, self.path)
 
@@ -155,35 +171,21 @@ class NativeCheckpoint:
         codec.load_state_dict(state, strict=True, assign=True)
         return codec.eval().requires_grad_(requires_grad=False)
 
-    def recipe(self) -> Recipe | None:
-        """How the weights are quantised, None if they are numbers."""
-        return read_recipe(self._strings(), self.path)
-
-    def _strings(self) -> dict[str, str]:
-        return read_strings(self.path, "paligemma")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NativeSiglipCheckpoint:
-    """A native file of a SigLIP pair. Errors are those of :class:`NativeCheckpoint`.
+class NativeSiglipCheckpoint(_NativeFile):
+    """A native file of a SigLIP pair. Errors are those of :class:`NativeCheckpoint`."""
 
-    Attributes:
-        path: the file.
-        source: what the user asked for.
-    """
-
-    path: Path
-    source: str
+    _family: ClassVar[str] = "siglip"
 
     def config(self) -> SiglipPairConfig:
         """Shapes from the header."""
-        values = read_object(self._strings(), "config", self.path)
-        return read_record(SiglipPairConfig, values, f"{self.path}: config.")
+        return self._config(SiglipPairConfig)
 
     def weights(self) -> dict[str, Weight]:
         """The tensors by our names, none of them read; checked against the config."""
         tensors = open_tensors(self.path)
-        wanted = wanted_tensors(self.config(), "siglip", self.path, self.recipe())
+        wanted = wanted_tensors(self.config(), self._family, self.path, self.recipe())
         return matched(tensors, list(tensors), wanted, self.path)
 
     def load(
@@ -205,35 +207,21 @@ class NativeSiglipCheckpoint:
         """How pictures become pixels."""
         return _processor(self._strings(), self.config().vision.image_size, self.path)
 
-    def recipe(self) -> Recipe | None:
-        """How the weights are quantised, None if they are numbers."""
-        return read_recipe(self._strings(), self.path)
-
-    def _strings(self) -> dict[str, str]:
-        return read_strings(self.path, "siglip")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NativeGemmaCheckpoint:
-    """A native file of a Gemma without pictures. Errors are those of :class:`NativeCheckpoint`.
+class NativeGemmaCheckpoint(_NativeFile):
+    """A native file of a Gemma without pictures. Errors are those of :class:`NativeCheckpoint`."""
 
-    Attributes:
-        path: the file.
-        source: what the user asked for.
-    """
-
-    path: Path
-    source: str
+    _family: ClassVar[str] = "gemma"
 
     def config(self) -> GemmaConfig:
         """Shapes from the header."""
-        values = read_object(self._strings(), "config", self.path)
-        return read_record(GemmaConfig, values, f"{self.path}: config.")
+        return self._config(GemmaConfig)
 
     def weights(self) -> dict[str, Weight]:
         """The tensors by our names, none of them read; checked against the config."""
         tensors = open_tensors(self.path)
-        wanted = wanted_tensors(self.config(), "gemma", self.path, self.recipe())
+        wanted = wanted_tensors(self.config(), self._family, self.path, self.recipe())
         return matched(tensors, list(tensors), wanted, self.path)
 
     def load(
@@ -266,13 +254,6 @@ class NativeGemmaCheckpoint:
     has_pictures = False
     """Whether it is a PaliGemma of which the decoder is taken."""
 
-    def recipe(self) -> Recipe | None:
-        """How the weights are quantised, None if they are numbers."""
-        return read_recipe(self._strings(), self.path)
-
-    def _strings(self) -> dict[str, str]:
-        return read_strings(self.path, "gemma")
-
 
 def write(
     new: Replacement, name: str, contents: Contents, dtype: str | torch.dtype | None = None
@@ -289,7 +270,7 @@ def write(
     Raises:
         CheckpointError: a value that the type cannot hold.
     """
-    written = None if dtype is None else parse_dtype(dtype)
+    written = asked_dtype(dtype)
     kept = kept_names(contents.weights)
     planned = [
         Planned.of(key, weight, None if key in kept else written)

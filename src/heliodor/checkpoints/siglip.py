@@ -28,11 +28,10 @@ from heliodor.checkpoints.processor import NESTED, PROCESSOR, processor_for
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.siglip_config import pair_config_values, read_pair_config
 from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.weights import READABLE, Weight, fill, parse_dtype
-from heliodor.errors import ConfigError, FileFormatError
+from heliodor.checkpoints.weights import Weight, asked_dtype, check_readable, fill, name_of
+from heliodor.errors import ConfigError
 from heliodor.image import ImageProcessor
 from heliodor.models.pair import SiglipPair, SiglipPairConfig
-from heliodor.quant.apply import apply_empty
 from heliodor.quant.scheme import Recipe
 from heliodor.text.fixed import Cleaning, FixedTokenizer
 
@@ -105,28 +104,19 @@ def assemble_pair(
     device: str | torch.device = "cpu",
     recipe: Recipe | None = None,
 ) -> SiglipPair:
-    """A pair from weights by our names, tensor by tensor.
+    """A pair from weights by our names; see :func:`~heliodor.checkpoints.weights.fill`.
 
-    Args:
-        config: of the network.
-        weights: one for each tensor of the network, in its shape.
-        place: where they come from, for messages.
-        dtype: in which they shall rest; None keeps the type of the text embedding.
-        device: where they shall rest. On a CPU, contiguous weights that need no conversion stay
-            mapped from their file.
-        recipe: how the weights are quantised, if they are; codes and scales keep their types.
-
-    Returns:
-        The model in evaluation mode.
-
-    Raises:
-        CheckpointError: a value that ``dtype`` cannot hold.
-        ConfigError: an unknown type.
+    Where ``dtype`` is None, all take the type of the text embedding.
     """
-    model = unfilled(lambda: SiglipPair(config))
-    if recipe is not None:
-        apply_empty(model, recipe)
-    return fill(model, weights, lead=EMBEDDING, place=place, dtype=dtype, device=device)
+    return fill(
+        unfilled(lambda: SiglipPair(config)),
+        weights,
+        lead=EMBEDDING,
+        place=place,
+        dtype=dtype,
+        device=device,
+        recipe=recipe,
+    )
 
 
 def save_pair(
@@ -154,14 +144,14 @@ def save_pair(
         ConfigError: the processor or the tokenizer does not fit the model.
     """
     check_fit(model.config, tokenizer, processor)
-    written = None if dtype is None else parse_dtype(dtype)
+    written = asked_dtype(dtype)
     state = model.state_dict()
     resting = written or state[EMBEDDING].dtype
     values = pair_config_values(
         model.config,
         eos=tokenizer.eos,
         pad=tokenizer.pad,
-        dtype=str(resting).removeprefix("torch."),
+        dtype=name_of(resting),
     )
     with Replacement(Path(folder)) as new:
         new.write(CONFIG, to_json(values))
@@ -209,11 +199,7 @@ def _parts(tensors: Tensors, name: str) -> list[Weight]:
     weight = tensors.weight(name)
     if name.endswith(_BUFFER):
         return []
-    if weight.dtype not in READABLE:
-        raise FileFormatError(
-            f"{tensors.file(name)}: {name} is stored as {weight.dtype}, which cannot be loaded as "
-            "a weight: give the unquantised checkpoint"
-        )
+    check_readable(name, weight.dtype, tensors.file(name))
     if not name.endswith(_FUSED) or not weight.shape or weight.shape[0] % 3:
         return [weight]
     shape = (weight.shape[0] // 3, *weight.shape[1:])

@@ -19,7 +19,7 @@ from torch import Tensor
 from heliodor.checkpoints.files import read_json
 from heliodor.checkpoints.header import STEM, parse_header
 from heliodor.checkpoints.variants import chosen_names, variants_in
-from heliodor.checkpoints.weights import Weight
+from heliodor.checkpoints.weights import Weight, check_readable
 from heliodor.errors import FileFormatError
 
 DTYPES: dict[str, torch.dtype] = {
@@ -132,6 +132,15 @@ class Tensors:
             read=partial(file.read, name),
             release=partial(file.release, name),
         )
+
+    def check_readable(self) -> None:
+        """Refuse tensors of a type that is no weight's.
+
+        Raises:
+            FileFormatError: there is one.
+        """
+        for name in self:
+            check_readable(name, self.entry(name).dtype, self.file(name))
 
     def copy(self, name: str, target: Tensor) -> None:
         """Copy a tensor into ``target``; see :meth:`Weight.copy_to`."""

@@ -22,15 +22,8 @@ from heliodor.checkpoints.keymap import HUB, Match, Spelling, paligemma_keys
 from heliodor.checkpoints.processor import NESTED, PROCESSOR, read_processor
 from heliodor.checkpoints.shards import SHARD_SIZE, write_tensors
 from heliodor.checkpoints.tensors import Tensors, open_tensors
-from heliodor.checkpoints.weights import (
-    EMBEDDING,
-    READABLE,
-    Weight,
-    assemble,
-    at_size,
-    parse_dtype,
-)
-from heliodor.errors import ConfigError, FileFormatError, KeyMismatchError
+from heliodor.checkpoints.weights import EMBEDDING, Weight, asked_dtype, assemble, at_size, name_of
+from heliodor.errors import ConfigError, KeyMismatchError
 from heliodor.image import ImageProcessor
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
 from heliodor.text import Tokenizer
@@ -134,23 +127,28 @@ def open_weights(folder: Path, config: PaliGemmaConfig) -> dict[str, Weight]:
     wanted = {name: tuple(v.shape) for name, v in blueprint(config).state_dict().items()}
     found = {name: tensors.entry(name).shape for name in tensors}
     match = paligemma_keys(config).match(wanted, found, folder)
-    _check_values(tensors, match)
+    check_head(tensors, match, "PaliGemma")
     return {ours: tensors.weight(theirs) for ours, theirs in match.source.items()}
 
 
-def _check_values(tensors: Tensors, match: Match) -> None:
-    """Types that can be read, and duplicates that are duplicates."""
-    for name in tensors:
-        if tensors.entry(name).dtype not in READABLE:
-            raise FileFormatError(
-                f"{tensors.file(name)}: {name} is stored as {tensors.entry(name).dtype}, which "
-                "cannot be loaded as a weight: give the unquantised checkpoint"
-            )
+def check_head(tensors: Tensors, match: Match, model: str) -> None:
+    """Types that can be read, and an output head that is the embedding table.
+
+    Args:
+        tensors: of the files.
+        match: which of them is which of ours.
+        model: the family, for messages.
+
+    Raises:
+        FileFormatError: a tensor of a type that is not read.
+        KeyMismatchError: a head of its own.
+    """
+    tensors.check_readable()
     for name, ours in match.tied.items():
         if not tensors.equal(name, match.source[ours]):
             raise KeyMismatchError(
-                f"{tensors.file(name)}: {name} differs from {match.source[ours]}; PaliGemma's "
-                "output head is its embedding table, an untied one is not supported"
+                f"{tensors.file(name)}: {name} differs from {match.source[ours]}; {model}'s output "
+                "head is its embedding table, an untied one is not supported"
             )
 
 
@@ -208,8 +206,8 @@ def write(
 
     The other arguments, and the errors, are those of :func:`save`.
     """
-    written = None if dtype is None else parse_dtype(dtype)
-    resting = str(written or state[EMBEDDING].dtype).removeprefix("torch.")
+    written = asked_dtype(dtype)
+    resting = name_of(written or state[EMBEDDING].dtype)
     for name, values in _small_files(config, tokenizer, processor, resting).items():
         new.write(name, to_json(values))
     _write_tokenizer(new, tokenizer)

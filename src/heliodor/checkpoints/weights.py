@@ -50,6 +50,34 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return cast("torch.dtype", found)
 
 
+def asked_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """As :func:`parse_dtype`; None, for a type that is to stay as it is, stays None."""
+    return None if dtype is None else parse_dtype(dtype)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """``torch.bfloat16`` -> ``"bfloat16"``, as configurations write it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def check_readable(name: str, dtype: torch.dtype, file: Path) -> None:
+    """Refuse a tensor of a type that is no weight's.
+
+    Args:
+        name: of the tensor in the file.
+        dtype: in which it is stored.
+        file: that holds it, for the message.
+
+    Raises:
+        FileFormatError: codes of a quantised checkpoint, or another type that is not read.
+    """
+    if dtype not in READABLE:
+        raise FileFormatError(
+            f"{file}: {name} is stored as {dtype}, which cannot be loaded as a weight: give the "
+            "unquantised checkpoint"
+        )
+
+
 def _keep() -> None:
     """Release nothing: the tensor is in memory anyway."""
 
@@ -188,12 +216,28 @@ def fill(
     place: Path,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    recipe: Recipe | None = None,
 ) -> Network:
-    """A network without memory, filled; arguments and errors are those of :func:`rest`.
+    """A network without memory, filled tensor by tensor.
+
+    Args:
+        model: with the layers of numbers that it has before it is quantised.
+        weights: one for each of its tensors, in its shape.
+        lead: as for :func:`rest`.
+        place: where they come from, for messages.
+        dtype: in which they shall rest; None for that of ``lead``.
+        device: as for :func:`assemble`.
+        recipe: how the weights are quantised, if they are; codes and scales keep their types.
 
     Returns:
         The model in evaluation mode.
+
+    Raises:
+        CheckpointError: a value that ``dtype`` cannot hold.
+        ConfigError: an unknown type.
     """
+    if recipe is not None:
+        apply_empty(model, recipe)
     state = rest(model, weights, lead=lead, place=place, dtype=dtype, device=device)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()

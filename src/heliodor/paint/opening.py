@@ -26,7 +26,7 @@ from heliodor.checkpoints.lumina import AVERAGE, LAST, LuminaCheckpoint
 from heliodor.checkpoints.lumina_places import find_painter
 from heliodor.checkpoints.tensors import open_tensors
 from heliodor.checkpoints.variants import weight_patterns
-from heliodor.checkpoints.weights import READABLE, parse_dtype
+from heliodor.checkpoints.weights import READABLE, asked_dtype
 from heliodor.errors import ConfigError, InputError
 from heliodor.models.gemma import Gemma
 from heliodor.models.nextdit import NextDiT
@@ -124,7 +124,7 @@ def open_painter(
     if unknown:
         raise InputError(f"{unknown[0]!r} is no part of a painter; parts are {', '.join(_PARTS)}")
     holding = Holding(
-        dtype=None if dtype is None else parse_dtype(dtype),
+        dtype=asked_dtype(dtype),
         recipe=None if quantize is None else recipe(quantize),
         device=_device(device),
     )

@@ -16,6 +16,7 @@ from heliodor.models.paligemma import PaliGemma
 from heliodor.teach.data.collate import Batch, Rows, collate, divide
 from heliodor.teach.data.example import Example
 from heliodor.teach.grounding import GroundedPaliGemma, owned, patch_loss
+from heliodor.teach.log import Mean
 from heliodor.teach.losses import Nearness, predicts_answer, turn_losses
 from heliodor.teach.pairing import pixels_in
 from heliodor.teach.pointing import Pointed, Pointing
@@ -98,14 +99,14 @@ class AnswerObjective:
             tasks = (task for tasks in rows.tasks for task in tasks)
             for task, value in zip(tasks, losses.detach(), strict=True):
                 by_task[task].append(float(value))
-        figures |= {task: sum(v) / len(v) for task, v in sorted(by_task.items())}
+        figures |= {task: Mean(sum(v) / len(v), over=len(v)) for task, v in sorted(by_task.items())}
         if parts:
             answers = batch.row_share * torch.stack(parts).mean()
             count = sum(each.count for each in pointed)
             if count:
                 where = torch.stack([each.loss for each in pointed]).sum() / count
                 answers = answers + self.pointing * batch.spot_share * where
-                figures["pointed"] = sum(each.share for each in pointed) / count
+                figures["pointed"] = Mean(sum(each.share for each in pointed) / count, over=count)
             return answers if beside is None else answers + beside, figures
         if beside is None:
             raise _nothing_to_learn(batch)

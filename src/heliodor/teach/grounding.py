@@ -37,6 +37,7 @@ from heliodor.teach.data.language import LANGUAGES
 from heliodor.teach.data.palette import COLOURS
 from heliodor.teach.data.reading import draw_reading
 from heliodor.teach.data.scenes import render_scene, render_single
+from heliodor.teach.log import Mean
 from heliodor.teach.losses import binary_loss
 from heliodor.teach.pairing import pixels_in
 from heliodor.text import Tokenizer
@@ -170,7 +171,7 @@ class GroundingObjective:
             patches, batch.cover, kinds_share=batch.share, edges_share=batch.edge_share
         )
         loss = by_patch + _WHOLE * batch.share * by_picture
-        return loss, figures | {"picture": float(by_picture.detach())}
+        return loss, figures | {"picture": Mean(float(by_picture.detach()), over=len(whole))}
 
     def divide(self, batch: GroundedBatch, parts: int) -> list[tuple[float, GroundedBatch]]:
         """Cut the pictures; every part is compared with all names.
@@ -255,8 +256,11 @@ def patch_loss(
     away = (logits[..., KINDS:].sigmoid() - share[..., KINDS:]).abs()[owned(cover)]
     edges = away.sum() / max(1, away.numel())
     right = (logits[..., :THINGS].argmax(-1) == thing)[filled].float()
-    figures = {"patch": float(kinds.detach()), "edges": float(edges.detach())}
-    figures["top1"] = float(right.sum()) / max(1, len(right))
+    figures: dict[str, float] = {
+        "patch": Mean(float(kinds.detach()), over=most.numel()),
+        "edges": Mean(float(edges.detach()), over=len(away)),
+        "top1": Mean(float(right.sum()) / max(1, len(right)), over=len(right)),
+    }
     figures |= _letters_told(logits.detach(), share)
     return kinds_share * kinds + edges_share * _EDGES * edges, figures
 
@@ -270,7 +274,8 @@ def _letters_told(logits: Tensor, share: Tensor) -> dict[str, float]:
     if not bool(shown.any()):
         return {}
     likeliest = logits[..., halves].reshape(shape).argmax(-1)
-    return {"letter": float((likeliest == letter)[shown].float().mean())}
+    right = (likeliest == letter)[shown].float()
+    return {"letter": Mean(float(right.mean()), over=len(right))}
 
 
 def _texts(rng: np.random.Generator) -> list[str]:

@@ -6,13 +6,49 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from heliodor.teach.state import Resumed
 
 _BAR = 24
 _CLEAR = "\r\x1b[K"
+
+
+class Mean(float):
+    """A figure that is a mean, and over how much: tokens, patches, whatever was counted."""
+
+    over: float
+
+    def __new__(cls, value: float, over: float) -> Self:
+        """The mean of nothing counts nothing, whatever its value."""
+        made = super().__new__(cls, value)
+        made.over = over
+        return made
+
+
+def joined(parts: Iterable[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
+    """The figures of a batch from those of its parts.
+
+    Args:
+        parts: share of the batch and figures of each. A :class:`Mean` counts by what it is over,
+            another figure by the share; a part that lacks a figure has no say in it.
+
+    Returns:
+        By name; a mean over nothing in all parts is left out.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for share, figures in parts:
+        for name, figure in figures.items():
+            weight = figure.over if isinstance(figure, Mean) else share
+            found.setdefault(name, []).append((weight, figure))
+    whole = {name: sum(weight for weight, _ in each) for name, each in found.items()}
+    return {
+        name: sum(weight * figure for weight, figure in each) / whole[name]
+        for name, each in sorted(found.items())
+        if whole[name] > 0
+    }
 
 
 class Log:

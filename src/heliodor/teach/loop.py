@@ -25,7 +25,7 @@ from heliodor.errors import TrainingError
 from heliodor.nn import fused
 from heliodor.quant.learning import native_fused
 from heliodor.teach.average import Average
-from heliodor.teach.log import Log
+from heliodor.teach.log import Log, joined
 from heliodor.teach.optim import Adam, AdamConfig, Schedule
 from heliodor.teach.state import Resumed, Trained, restore_state, save_state
 
@@ -47,7 +47,7 @@ class Objective(Protocol[BatchT]):
         ...
 
     def loss(self, batch: BatchT) -> tuple[Tensor, Mapping[str, float]]:
-        """The loss to minimise and figures worth logging."""
+        """The loss to minimise and figures worth logging (:func:`~heliodor.teach.log.joined`)."""
         ...
 
     def divide(self, batch: BatchT, parts: int) -> Sequence[tuple[float, BatchT]]:
@@ -160,8 +160,8 @@ def train(run: Run, objective: Objective[Any], workdir: Path, *, quiet: bool = F
     position, saved = start, time.monotonic()
     with stop, log, _fused(device), ThreadPoolExecutor(run.parts) as threads:
         for step, batch in enumerate(_batches(run, objective, start.step), start.step):
-            losses = _losses(run, objective, batch, threads)
-            figures = _update(trained, losses, step)
+            parts = _parts(run, objective, batch, threads)
+            figures = _update(trained, parts, step)
             position = Resumed(step=step + 1, seconds=log.seconds())
             log.write(step, figures)
             if run.sample_every and (step + 1) % run.sample_every == 0:
@@ -248,22 +248,28 @@ def _fused(device: torch.device) -> Generator[None]:
         fused.offer(None)
 
 
-_Loss = tuple[float, Mapping[str, float]]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """What a part of a batch gave: what it adds to the loss, its share, and its figures."""
+
+    loss: float
+    share: float
+    figures: Mapping[str, float]
 
 
-def _losses(
+def _parts(
     run: Run, objective: Objective[Any], batch: Any, threads: ThreadPoolExecutor
-) -> list[_Loss]:
-    """Forward and backward -> the share of the loss and the figures of every part of a batch."""
+) -> list[_Part]:
+    """Forward and backward of every part of a batch."""
     device = torch.device(run.device)
     precise = not (run.bfloat16 and has_bfloat16_units(device))
 
-    def work(share: float, part: Any) -> _Loss:
+    def work(share: float, part: Any) -> _Part:
         half: AbstractContextManager[Any] = torch.autocast(device.type, torch.bfloat16)
         with nullcontext() if precise else half:
             loss, figures = objective.loss(moved(part, device))
         (loss * share).backward()  # pyright: ignore[reportUnknownMemberType]
-        return float(loss.detach()) * share, figures
+        return _Part(loss=float(loss.detach()) * share, share=share, figures=figures)
 
     if run.parts == 1:
         return [work(1.0, batch)]
@@ -271,23 +277,19 @@ def _losses(
     return list(threads.map(work, shares, parts))
 
 
-def _update(trained: Trained, losses: Sequence[_Loss], step: int) -> dict[str, float]:
+def _update(trained: Trained, parts: Sequence[_Part], step: int) -> dict[str, float]:
     """Step on the gradients that the parts left -> what to log of the whole batch."""
-    value = sum(loss for loss, _ in losses)
+    value = sum(part.loss for part in parts)
     if not math.isfinite(value):
         raise TrainingError(
             f"the loss at step {step} is {value}: lower the learning rate, or look at the examples "
             "of this step; the last saved state is intact"
         )
-    found: dict[str, list[float]] = {}
-    for _, figures in losses:
-        for key, figure in figures.items():
-            found.setdefault(key, []).append(figure)
-    means = {key: sum(values) / len(values) for key, values in sorted(found.items())}
     norm = trained.optimiser.step(step)
     if trained.average is not None:
         trained.average.follow(step)
-    return {"loss": value, "norm": norm, **means}
+    figures = joined((part.share, part.figures) for part in parts)
+    return {"loss": value, "norm": norm, **figures}
 
 
 class _Stop:

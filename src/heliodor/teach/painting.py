@@ -29,6 +29,7 @@ from heliodor.models.nextdit import NextDiT, NextDiTLayer
 from heliodor.models.nextdit_rope import Unscaled
 from heliodor.nn.linear import Linear
 from heliodor.teach.latents import LatentCache
+from heliodor.teach.log import Mean
 
 __all__ = [
     "FlowBatch",
@@ -180,7 +181,7 @@ class FlowObjective:
         told, early = losses.detach(), batch.times < 0.5
         for name, chosen in (("noisy", early), ("clear", ~early)):
             if bool(chosen.any()):
-                figures[name] = float(told[chosen].mean())
+                figures[name] = Mean(float(told[chosen].mean()), over=int(chosen.sum()))
         return losses.mean(), figures
 
     def divide(self, batch: FlowBatch, parts: int) -> Sequence[tuple[float, FlowBatch]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from heliodor.teach.data.coverage import EDGES, KINDS, THINGS
 from heliodor.teach.data.example import Example, Spot
 from heliodor.teach.data.palette import COLOURS
 from heliodor.teach.grounding import GroundedPaliGemma
+from heliodor.teach.log import joined
 from heliodor.teach.loop import train
 from heliodor.teach.optim import AdamConfig
 
@@ -31,6 +33,9 @@ PLACES = 4  # patches of a picture of 16 pixels
 def grounded() -> GroundedPaliGemma:
     config = PaliGemmaConfig(vision=small.vision(), language=small.language(), image_token=3712)
     return tiny.filled(GroundedPaliGemma(config))
+
+
+PARAMETERS = {name for name, _ in grounded().named_parameters()}
 
 
 def lesson(*, apart: bool = False, together: bool = False) -> AnswerObjective:
@@ -110,24 +115,28 @@ BATCHES = {
 
 
 def learnt(objective: AnswerObjective, examples: list[Example], parts: int) -> dict[str, Tensor]:
-    """The gradients that the parts of a batch leave in all parameters, and the "loss"."""
+    """The gradients that the parts of a batch leave in all parameters, the "loss", the figures."""
     batch = collate(examples, objective.tokenizer, together=objective.together)
     cut = [(1.0, batch)] if parts == 1 else objective.divide(batch, parts)
     assert (len(cut) > 1) == (parts > 1)
     objective.model.zero_grad()
     total = torch.zeros(())
+    told: list[tuple[float, Mapping[str, float]]] = []
     for share, part in cut:
-        loss = objective.loss(part)[0] * share
-        loss.backward()
-        total += loss.detach()
+        loss, figures = objective.loss(part)
+        (loss * share).backward()
+        total += loss.detach() * share
+        told.append((share, figures))
     found = {n: p.grad for n, p in objective.model.named_parameters() if p.grad is not None}
-    return {"loss": total} | {name: grad.clone() for name, grad in found.items() if grad.any()}
+    logged = {f"figure {name}": torch.tensor(value) for name, value in joined(told).items()}
+    grads = {name: grad.clone() for name, grad in found.items() if grad.any()}
+    return {"loss": total} | logged | grads
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["apart", "together"])
 @pytest.mark.parametrize("apart", [False, True], ids=["tower", "tower alone"])
 @pytest.mark.parametrize("name", BATCHES)
-def test_parts_add_up_in_loss_and_in_every_gradient(
+def test_parts_add_up_in_loss_in_figures_and_in_every_gradient(
     name: str, *, apart: bool, together: bool
 ) -> None:
     """The letters' parts hold no row; their share of what lies in the patches was lost once.
@@ -137,12 +146,14 @@ def test_parts_add_up_in_loss_and_in_every_gradient(
     """
     objective = lesson(apart=apart, together=together)
     whole = learnt(objective, BATCHES[name], 1)
-    largest = max(float(v.abs().max()) for key, v in whole.items() if key != "loss")
+    largest = max(float(v.abs().max()) for key, v in whole.items() if key in PARAMETERS)
+    assert {"figure patch", "loss"} < whole.keys()
     for parts in (2, 3, 9):
         found = learnt(objective, BATCHES[name], parts)
         assert found.keys() == whole.keys()
         for key, value in whole.items():
-            assert torch.allclose(found[key], value, rtol=1e-5, atol=1e-6 * largest), key
+            slack = 1e-6 * (largest if key in PARAMETERS else 1.0)
+            assert torch.allclose(found[key], value, rtol=1e-5, atol=slack), key
 
 
 def test_letters_alone_teach_what_lies_in_their_patches_and_no_words() -> None:
@@ -161,7 +172,7 @@ def test_letters_alone_teach_what_lies_in_their_patches_and_no_words() -> None:
     )
     assert loss.item() == pytest.approx(0.3 * wanted, rel=1e-5)
     assert figures["patch"] == pytest.approx(wanted, rel=1e-5)
-    taught = learnt(objective, examples, 1).keys() - {"loss"}
+    taught = learnt(objective, examples, 1).keys() & PARAMETERS
     assert {"vision.patch.weight", "covers.weight"} < taught
     assert all(name.startswith(("vision.", "covers.")) for name in taught)
 

@@ -126,7 +126,7 @@ class Knowing:
         ]
 
     def segment_batch(self, images: Any, labels: Any, *, max_objects: int) -> list[Any]:
-        raise NotImplementedError
+        raise AssertionError("nothing about a painting asks for masks")
 
     def generate(
         self, images: Sequence[Any], prompts: Sequence[str], **_: Any

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from heliodor.errors import TrainingError
 from heliodor.teach.data.collate import Batch
+from heliodor.teach.log import Mean
 from heliodor.teach.loop import Run, train
 from heliodor.teach.optim import AdamConfig
 from heliodor.teach.state import Resumed
@@ -181,6 +182,29 @@ def test_a_part_counts_by_its_share(tmp_path: Path) -> None:
     train(small.run(steps=1, parts=2), Scripted({0: 3.0}), tmp_path, quiet=True)
     (line,) = lines(tmp_path)
     assert (line["loss"], line["half"]) == (3.0, 1.5)
+
+
+class Uneven(Scripted):
+    """A quarter and three quarters, of which the first alone tells of tails."""
+
+    def loss(self, batch: Tensor) -> tuple[Tensor, Mapping[str, float]]:
+        part = int(batch)
+        figures: dict[str, float] = {"place": float(part), "ears": Mean(part, over=6 - 5 * part)}
+        figures |= {"wings": Mean(0.0, over=0)} | ({} if part else {"tails": 7.0})
+        return self.model.weight.sum() * 0 + 1.0, figures
+
+    def divide(self, batch: Tensor, parts: int) -> list[tuple[float, Tensor]]:
+        assert parts == 2
+        return [(0.25, torch.tensor(0)), (0.75, torch.tensor(1))]
+
+
+def test_figures_of_parts_count_by_share_or_by_what_they_are_over(tmp_path: Path) -> None:
+    """A plain mean over the parts was logged once."""
+    train(small.run(steps=1, parts=2), Uneven(), tmp_path, quiet=True)
+    (line,) = lines(tmp_path)
+    assert (line["place"], line["tails"]) == (0.75, 7.0)
+    assert line["ears"] == round(1 / 7, 4)
+    assert "wings" not in line
 
 
 def test_training_lowers_the_loss_of_what_can_be_learnt(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ import sys
 from heliodor.cli.main import main
 from heliodor.teach import recipes
 from heliodor.teach.loop import train
-from heliodor.teach.recipes.siglip import start_fresh
+from heliodor.teach.recipes.settings import start_fresh
 from tests.unit.teach import small
 
 

@@ -18,10 +18,10 @@ from heliodor.teach.data.artwork import styles_of
 from heliodor.teach.data.casting import available, choose_concepts
 from heliodor.teach.data.concepts import Concept
 from heliodor.teach.data.language import kinds_of
-from heliodor.teach.data.layout import Drawn, arrange
+from heliodor.teach.data.layout import arrange
 from heliodor.teach.data.looks import Look
 from heliodor.teach.data.palette import COLOURS, NamedColour, colour_named, vary
-from heliodor.teach.data.scenes import Scene, Thing
+from heliodor.teach.data.scenes import Scene, Thing, labelled
 from heliodor.teach.data.splits import Split
 
 __all__ = ["RELATIONS", "STYLES", "Description", "Group", "describe", "paint_scene"]
@@ -115,13 +115,7 @@ def paint_scene(
     canvas = ground.copy()
     for item in drawn:
         canvas.paste(item.rgb, (item.x, item.y), item.alpha)
-    things = sorted((_thing(item) for item in drawn), key=lambda thing: thing.centre)
-    return Scene(
-        image=np.asarray(canvas),
-        things=tuple(things),
-        background_colour=ground_colour,
-        size=size,
-    )
+    return labelled(np.asarray(canvas), drawn, ground_colour)
 
 
 def describe(rng: np.random.Generator, scene: Scene, *, everything: bool = False) -> Description:
@@ -195,17 +189,3 @@ def _ground(rng: np.random.Generator, size: int) -> tuple[Image.Image, str | Non
     share = np.linspace(0.0, 1.0, size)[:, None, None]
     pixels = top + (bottom - top) * share
     return Image.fromarray(np.broadcast_to(pixels, (size, size, 3)).astype(np.uint8)), None
-
-
-def _thing(item: Drawn) -> Thing:
-    """The label of a placed thing."""
-    rows = np.flatnonzero(item.mask.any(axis=1))
-    columns = np.flatnonzero(item.mask.any(axis=0))
-    return Thing(
-        concept=item.look.concept,
-        style=item.look.style,
-        box=(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)),
-        mask=item.mask,
-        colour=None if item.look.colour is None else item.look.colour.name,
-        visible=item.visible,
-    )

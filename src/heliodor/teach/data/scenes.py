@@ -22,7 +22,7 @@ from heliodor.teach.data.concepts import Concept
 from heliodor.teach.data.layout import Drawn, arrange
 from heliodor.teach.data.splits import Split
 
-__all__ = ["Scene", "Thing", "render_scene", "render_single"]
+__all__ = ["Scene", "Thing", "labelled", "render_scene", "render_single"]
 
 _SIDES = ((70, 185), (50, 140), (40, 112), (34, 92), (30, 80))  # pixels of 224, by number
 _SHADE = [v * 2 // 5 for v in range(256)]  # a shadow is two fifths as dense as its thing
@@ -143,12 +143,23 @@ def _paint(
         if shadow:
             _cast_shadow(canvas, item, shift)
         canvas.paste(item.rgb, (item.x, item.y), item.alpha)
+    return labelled(_develop(rng, canvas), drawn, ground_colour)
+
+
+def labelled(image: NDArray[np.uint8], drawn: list[Drawn], ground_colour: str | None) -> Scene:
+    """A scene with the label of everything in it.
+
+    Args:
+        image: uint8 [S S 3].
+        drawn: what was placed and painted on it.
+        ground_colour: name of the ground's colour where it is plain, otherwise None.
+    """
     things = sorted((_thing(item) for item in drawn), key=lambda thing: thing.centre)
     return Scene(
-        image=_develop(rng, canvas),
+        image=image,
         things=tuple(things),
         background_colour=ground_colour,
-        size=canvas.width,
+        size=image.shape[1],
     )
 
 

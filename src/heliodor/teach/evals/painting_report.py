@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heliodor.teach.evals.marking import Floor
+from heliodor.teach.evals.report import Scored, count_met, ruled
 from heliodor.teach.evals.statistics import Ratio, samples
 
 __all__ = ["Gap", "PaintFigure", "PaintReport"]
@@ -41,39 +41,19 @@ class Gap:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PaintFigure:
-    """One measured number.
+class PaintFigure(Scored):
+    """One measured number of a painter, which rests on things, relations or pictures.
 
     Attributes:
-        name: what is measured.
         language: of the prompts; "" for the autoencoder.
-        count: what it rests on: things, relations or pictures.
-        value: the figure.
-        low, high: its bootstrap 95 % interval.
         real: the same figure of the scenes that the prompts were taken from; None where it has no
             meaning.
         other: the same figure where each prompt is looked for in the picture of another; None too.
-        floor: what it should reach, if anything is asked of it.
     """
 
-    name: str
     language: str
-    count: int
-    value: float
-    low: float
-    high: float
     real: float | None = None
     other: float | None = None
-    floor: Floor | None = None
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the floor is reached; None without one."""
-        return None if self.floor is None else self.floor.met(self.value)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it in JSON's own types."""
-        return {**asdict(self), "met": self.met}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,21 +91,11 @@ class PaintReport:
 
     def table(self) -> str:
         """Plain text."""
-        rows = [_HEAD, *(_row(figure) for figure in self.figures)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        floors = [figure.met for figure in self.figures if figure.met is not None]
         return "\n".join(
             [
-                lines[0],
-                "-" * max(map(len, lines)),
-                *lines[1:],
+                *ruled([_HEAD, *(_row(figure) for figure in self.figures)]),
                 "",
-                f"{sum(floors)} of {len(floors)} floors met. Interval: bootstrap, 95 %. real: the "
-                "scenes that the prompts were taken from.",
+                f"{count_met(self.figures)} real: the scenes that the prompts were taken from.",
                 "other: each prompt looked for in the picture of another. "
                 f"{self.prompts} prompts a language, {self.seconds:.2f} s a picture.",
             ]
@@ -139,11 +109,7 @@ def _row(figure: PaintFigure) -> tuple[str, ...]:
     return (
         figure.name,
         figure.language,
-        str(figure.count),
-        f"{figure.value:.3f}",
-        f"{figure.low:.3f} .. {figure.high:.3f}",
-        "" if figure.floor is None else str(figure.floor),
-        {None: "", True: "met", False: "MISSED"}[figure.met],
+        *figure.cells(),
         "" if figure.real is None else f"{figure.real:.3f}",
         "" if figure.other is None else f"{figure.other:.3f}",
     )

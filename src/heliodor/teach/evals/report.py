@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,34 +14,26 @@ import torch
 import heliodor
 from heliodor.teach.evals.marking import Floor
 
-__all__ = ["Figure", "Report", "Timing", "describe_machine"]
+__all__ = ["Figure", "Report", "Scored", "Timing", "count_met", "describe_machine", "ruled"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
-    """One measured number.
+class Scored:
+    """One measured number, of whatever model.
 
     Attributes:
-        task: caption, ask, detect, segment, read or document.
         name: what is measured: "AP50".
-        pictures: which held-out pictures: "new layouts".
-        count: questions it rests on.
+        count: what it rests on, such as questions.
         value: the figure.
         low, high: its bootstrap 95 % interval.
-        usual: the figure of the most frequent answer.
-        blank: the figure of the same model shown a grey picture.
         floor: what it should reach, if anything is asked of it.
     """
 
-    task: str
     name: str
-    pictures: str
     count: int
     value: float
     low: float
     high: float
-    usual: float
-    blank: float
     floor: Floor | None = None
 
     @property
@@ -51,6 +44,33 @@ class Figure:
     def to_dict(self) -> dict[str, Any]:
         """All of it in JSON's own types."""
         return {**asdict(self), "met": self.met}
+
+    def cells(self) -> tuple[str, ...]:
+        """Count, value, interval, floor and verdict, for a table."""
+        return (
+            str(self.count),
+            f"{self.value:.3f}",
+            f"{self.low:.3f} .. {self.high:.3f}",
+            "" if self.floor is None else str(self.floor),
+            {None: "", True: "met", False: "MISSED"}[self.met],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure(Scored):
+    """One measured number of a model that answers.
+
+    Attributes:
+        task: caption, ask, detect, segment, read or document.
+        pictures: which held-out pictures: "new layouts".
+        usual: the figure of the most frequent answer.
+        blank: the figure of the same model shown a grey picture.
+    """
+
+    task: str
+    pictures: str
+    usual: float
+    blank: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,24 +115,14 @@ class Report:
 
     def table(self) -> str:
         """Plain text, at most 120 columns."""
-        rows = [_HEAD, *(_row(figure) for figure in self.figures)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if column in _LEFT else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        lines.insert(1, "-" * max(map(len, lines)))
+        lines = ruled([_HEAD, *(_row(figure) for figure in self.figures)], _RIGHT)
         return "\n".join([*lines, "", *self._notes()])
 
     def _notes(self) -> list[str]:
-        floors = [figure.met for figure in self.figures if figure.met is not None]
         each = [f"{task} {timing.alone:.2f}" for task, timing in self.timing.items()]
         machine = self.machine
         return [
-            f"{sum(floors)} of {len(floors)} floors met. Interval: bootstrap, 95 %. usual: the "
+            f"{count_met(self.figures)} usual: the "
             "most frequent answer. blank: shown a grey picture.",
             f"Seconds per answer, one at a time: {', '.join(each)}.",
             f"{self.elapsed:.0f} s in all, seed {self.seed}. heliodor {machine['heliodor']}, torch "
@@ -133,24 +143,37 @@ class Report:
 
 
 _HEAD = ("task", "figure", "pictures", "n", "score", "interval", "floor", "", "usual", "blank")
-_LEFT = frozenset({0, 1, 2, 6, 7})
+_RIGHT = frozenset({3, 4, 5, 8, 9})
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
-    floor = "" if figure.floor is None else str(figure.floor)
-    verdict = {None: "", True: "met", False: "MISSED"}[figure.met]
-    return (
-        figure.task,
-        figure.name,
-        figure.pictures,
-        str(figure.count),
-        f"{figure.value:.3f}",
-        f"{figure.low:.3f} .. {figure.high:.3f}",
-        floor,
-        verdict,
-        f"{figure.usual:.3f}",
-        f"{figure.blank:.3f}",
-    )
+    about = (figure.task, figure.name, figure.pictures)
+    return (*about, *figure.cells(), f"{figure.usual:.3f}", f"{figure.blank:.3f}")
+
+
+def ruled(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Rows of cells as lines of aligned columns, with a rule under the first one.
+
+    Args:
+        rows: the head and what follows, as many cells each.
+        right: the columns that end at the same place; the others begin there.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return lines
+
+
+def count_met(figures: Sequence[Scored]) -> str:
+    """How many floors are met, and what the intervals under a table are."""
+    floors = [figure.met for figure in figures if figure.met is not None]
+    return f"{sum(floors)} of {len(floors)} floors met. Interval: bootstrap, 95 %."
 
 
 def describe_machine() -> dict[str, Any]:

@@ -28,8 +28,7 @@ from heliodor.teach.data.silhouettes import MaskSource
 from heliodor.teach.loop import Run, train
 from heliodor.teach.masking import BookConfig, CodecObjective, TrainedCodec
 from heliodor.teach.optim import AdamConfig, Schedule
-from heliodor.teach.recipes.settings import at_least_one, override
-from heliodor.teach.recipes.siglip import start_fresh
+from heliodor.teach.recipes.settings import at_least_one, override, start_fresh
 
 RESULT = "maskcodec.npz"
 

@@ -45,10 +45,9 @@ from heliodor.teach.data.splits import Split, scene_rng
 from heliodor.teach.latents import LatentCache
 from heliodor.teach.loop import Run, train
 from heliodor.teach.lowrank import adapt, merge
-from heliodor.teach.optim import AdamConfig, Schedule
+from heliodor.teach.optim import AdamConfig
 from heliodor.teach.painting import FlowObjective, choose_times, initialise_painter
-from heliodor.teach.recipes.settings import at_least_one, override
-from heliodor.teach.recipes.siglip import start_fresh
+from heliodor.teach.recipes.settings import Course, at_least_one, override, start_fresh
 from heliodor.teach.state import newest_model
 
 VAE: dict[str, Any] = {
@@ -83,26 +82,20 @@ _ONE_FILE = 2**40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VaeSettings:
-    """Numbers of the autoencoder's run.
+class VaeSettings(Course):
+    """Numbers of the autoencoder's run, beside those of any.
 
     Attributes:
         size: side of the pictures in pixels.
         crop: side of the cuts of them that most steps learn from.
         pictures: cuts of a batch; whole pictures are fewer, as many pixels in all.
         whole: share of the steps, the last ones, that learn from whole pictures.
-        steps: optimiser steps in all.
-        rate: full learning rate, reached after ``warmup`` steps; a cosine ends at ``floor`` of it.
         squares: weight of the squared error beside the absolute one.
         edges: weight of the differences between neighbouring errors.
         kl: weight of the divergence from a standard normal.
         strength: how much looks vary.
-        average: share that a step leaves of the running average of the weights.
         held_out: pictures to measure on.
         sample_every: steps between measurements; 0 for none.
-        seed: of everything drawn.
-        device: "cpu" or "cuda", see :class:`~heliodor.teach.loop.Run`.
-        parts: threads that share each batch, see there.
     """
 
     size: int = 128
@@ -112,7 +105,6 @@ class VaeSettings:
     steps: int = 6000
     rate: float = 1.5e-3
     warmup: int = 100
-    floor: float = 0.02
     squares: float = 1.0
     edges: float = 0.5
     kl: float = 5e-4
@@ -121,8 +113,6 @@ class VaeSettings:
     held_out: int = 32
     sample_every: int = 250
     seed: int = 21
-    device: str = "cpu"
-    parts: int = 1
 
     def __post_init__(self) -> None:
         """Refuse runs of nothing, and sizes that do not divide."""
@@ -187,17 +177,12 @@ def vae_stage(
         loss_terms=terms,
         held_out=held_out_scenes(settings.held_out, size=settings.size, strength=settings.strength),
     )
-    run = Run(
-        name="painter vae",
-        adam=AdamConfig(rate=settings.rate),
-        schedule=Schedule(steps=settings.steps, warmup=settings.warmup, floor=settings.floor),
-        data=f"{settings.pictures} cuts of {settings.crop} pixels of {settings.size} a step, "
-        f"whole for {settings.whole}, strength {settings.strength}, {terms}, seed {settings.seed}",
-        sample_every=settings.sample_every,
-        average=settings.average,
-        device=settings.device,
-        parts=settings.parts,
+    data = (
+        f"{settings.pictures} cuts of {settings.crop} pixels of {settings.size} a step, "
+        f"whole for {settings.whole}, strength {settings.strength}, {terms}, seed {settings.seed}"
     )
+    adam = AdamConfig(rate=settings.rate)
+    run = settings.plan("painter vae", adam, data, sample_every=settings.sample_every)
     return run, objective
 
 
@@ -225,8 +210,8 @@ def write_vae(network: Any, folder: Path, *, scale: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PainterSettings:
-    """Numbers of the transformer's run.
+class PainterSettings(Course):
+    """Numbers of the transformer's run, beside those of any.
 
     Attributes:
         cache: folder of ``painter-cache``.
@@ -235,16 +220,10 @@ class PainterSettings:
         rank: of low-rank adapters, which then learn alone; 0 to teach every weight.
         alpha: adapters count alpha / rank.
         images: pictures of a batch.
-        steps: optimiser steps in all.
-        rate: full learning rate, reached after ``warmup`` steps; a cosine ends at ``floor`` of it.
         muon: full learning rate of the matrices within blocks, which Muon moves; 0 for Adam.
         times: "uniform" or "lognorm".
         dropout: share of captions replaced by the empty one.
         first: share of English captions.
-        average: share that a step leaves of the running average of the weights, which is exported.
-        seed: of everything drawn.
-        device: "cpu" or "cuda", see :class:`~heliodor.teach.loop.Run`.
-        parts: threads that share each batch, see there.
     """
 
     cache: str = "runs/painter-cache"
@@ -257,14 +236,11 @@ class PainterSettings:
     rate: float = 1e-3
     muon: float = 0.01
     warmup: int = 200
-    floor: float = 0.02
     times: str = "lognorm"
     dropout: float = 0.1
     first: float = 0.4
     average: float = 0.999
     seed: int = 22
-    device: str = "cpu"
-    parts: int = 1
 
     def __post_init__(self) -> None:
         """Refuse runs of nothing, and adapters beside nothing."""
@@ -332,20 +308,15 @@ def painter_stage(
         dropout=settings.dropout,
         first=settings.first,
     )
-    run = Run(
-        name="painter",
-        adam=AdamConfig(
-            rate=settings.rate, beta2=0.99, muon=settings.muon, turned=TURNED, decayed=r"^$"
-        ),
-        schedule=Schedule(steps=settings.steps, warmup=settings.warmup, floor=settings.floor),
-        data=f"{settings.images} pictures a step of {len(cache)} in {cache.key[:16]}, "
-        f"{objective.times}, dropout {settings.dropout}, English {settings.first}, "
-        f"rank {settings.rank}, seed {settings.seed}",
-        average=settings.average,
-        device=settings.device,
-        parts=settings.parts,
+    adam = AdamConfig(
+        rate=settings.rate, beta2=0.99, muon=settings.muon, turned=TURNED, decayed=r"^$"
     )
-    return run, objective
+    data = (
+        f"{settings.images} pictures a step of {len(cache)} in {cache.key[:16]}, "
+        f"{objective.times}, dropout {settings.dropout}, English {settings.first}, "
+        f"rank {settings.rank}, seed {settings.seed}"
+    )
+    return settings.plan("painter", adam, data), objective
 
 
 def take_over(model: nn.Module, place: Path) -> None:

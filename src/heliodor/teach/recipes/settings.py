@@ -4,12 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from heliodor.errors import TrainingError
+from heliodor.teach.loop import Run
+from heliodor.teach.optim import AdamConfig, Schedule
 
 SettingsT = TypeVar("SettingsT")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Course:
+    """Numbers of a run of one stage, whatever learns.
+
+    Attributes:
+        steps: optimiser steps in all.
+        rate: full learning rate, reached after ``warmup`` steps; a cosine ends at ``floor`` of it.
+        average: share that a step leaves of the running average of the weights, which is exported.
+        seed: of everything drawn.
+        device: "cpu" or "cuda", see :class:`~heliodor.teach.loop.Run`.
+        parts: threads that share each batch, see there.
+    """
+
+    steps: int
+    rate: float
+    warmup: int
+    floor: float = 0.02
+    average: float
+    seed: int
+    device: str = "cpu"
+    parts: int = 1
+
+    def plan(self, name: str, adam: AdamConfig, data: str, *, sample_every: int = 0) -> Run:
+        """How long and how fast; arguments as for :class:`~heliodor.teach.loop.Run`."""
+        return Run(
+            name=name,
+            adam=adam,
+            schedule=Schedule(steps=self.steps, warmup=self.warmup, floor=self.floor),
+            data=data,
+            sample_every=sample_every,
+            average=self.average,
+            device=self.device,
+            parts=self.parts,
+        )
 
 
 def override(settings: SettingsT, changes: Mapping[str, str]) -> SettingsT:
@@ -40,6 +79,16 @@ def at_least_one(settings: object, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < 1:
             raise TrainingError(f"{name}={getattr(settings, name)}: at least 1 is wanted")
+
+
+def start_fresh(workdir: Path, *, resume: bool) -> None:
+    """Refuse to mix two runs in one folder unless told to go on.
+
+    Raises:
+        TrainingError: ``workdir`` holds states and ``resume`` is off.
+    """
+    if not resume and any(workdir.rglob("state-*/run.json")):
+        raise TrainingError(f"{workdir} holds an earlier run: pass --resume, or another --workdir")
 
 
 def _known(settings: Any) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from heliodor.checkpoints.positions import resize_positions
-from heliodor.errors import TrainingError
 from heliodor.models.pair import SiglipPairConfig, SiglipTextConfig
 from heliodor.models.presets import TINY_VISION
 from heliodor.teach.grounding import GroundedPair, GroundingObjective, quieten
@@ -19,7 +18,7 @@ from heliodor.teach.init import centre_pair, initialise, wave_positions
 from heliodor.teach.loop import Run, train
 from heliodor.teach.optim import AdamConfig, Schedule
 from heliodor.teach.pairing import pixels_in
-from heliodor.teach.recipes.settings import at_least_one, override
+from heliodor.teach.recipes.settings import at_least_one, override, start_fresh
 from heliodor.text import Tokenizer
 from heliodor.zoo import TOKENIZER
 
@@ -126,13 +125,3 @@ def carry(state: Mapping[str, Tensor], model: GroundedPair) -> None:
     key = "vision.position"
     new[key] = resize_positions(new[key], model.config.vision.num_tokens)
     model.load_state_dict(new)
-
-
-def start_fresh(workdir: Path, *, resume: bool) -> None:
-    """Refuse to mix two runs in one folder unless told to go on.
-
-    Raises:
-        TrainingError: ``workdir`` holds states and ``resume`` is off.
-    """
-    if not resume and any(workdir.rglob("state-*/run.json")):
-        raise TrainingError(f"{workdir} holds an earlier run: pass --resume, or another --workdir")
