@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.unit.teach import small
 from tests.unit.teach.test_collate import LETTERS
 from torch import Tensor
 
+from heliodor.models.gemma import GemmaLayer
 from heliodor.models.paligemma import PaliGemma, PaliGemmaConfig
 from heliodor.nn.mask import Masks
 from heliodor.teach.data.collate import collate
@@ -52,8 +54,9 @@ def weights_of(
 ) -> np.ndarray:
     """The first head's weights over all positions of the first row, one product at a time."""
     config = model.config.language
-    attention = model.language.layers[layer].attention
-    normed = model.language.layers[layer].pre_attention_norm(x)[0].double().numpy()
+    block = cast("GemmaLayer", model.language.layers[layer])
+    attention = block.attention
+    normed = block.pre_attention_norm(x)[0].double().numpy()
     wide = config.head_dim
     first_q = attention.q.weight[:wide].double().numpy()
     first_k = attention.k.weight[:wide].double().numpy()
@@ -92,6 +95,7 @@ def test_shares_are_those_of_attention_step_by_step(
     mask = sight(rows.turn, rows.asked, PLACES)
     loss, upper = 0.0, 0.0
     where = {4: (2,), 6: (0, 3), 7: (0, 3)}  # behind <bos> a b \n
+    shares = np.zeros(0)
     for token, patches in where.items():
         for layer, query in zip(layers, (token, token - 1), strict=True):
             inner = model.language(x, positions, Masks(full=mask, local=mask), depth=layer)
