@@ -25,7 +25,7 @@ def test_every_tensor_of_a_batch_moves_and_the_rest_stays() -> None:
     lesson = small.objective(images=4)
     batch = lesson.batch(0)
     there = moved(batch, torch.device("meta"))
-    assert len(tensors_in(batch)) == 3 + 4 * len(batch.groups)
+    assert len(tensors_in(batch)) == 4 + 5 * len(batch.groups)
     assert [t.shape for t in tensors_in(there)] == [t.shape for t in tensors_in(batch)]
     assert {t.device.type for t in tensors_in(there)} == {"meta"}
     assert {t.device.type for t in tensors_in(batch)} == {"cpu"}
