@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py --threads 2 --rounds 12 --output kernels.json
 
-Every round measures the ceilings (dot products and multiply-adds from registers, four streams of
+Every round measures the ceilings (dot products and multiply-adds from registers, reading
 memory; see heliodor.bench.ceilings) and every kernel once, so that what else the machine does falls
 on all of them alike. The median over the rounds is printed, and its share of the median ceiling.
 Weights are random bytes, in more memory than the caches hold.
