@@ -26,6 +26,7 @@ __all__ = [
     "THINGS",
     "cover_codes",
     "cover_letters",
+    "cover_of",
     "cover_things",
 ]
 
@@ -58,13 +59,27 @@ def cover_things(scene: Scene, patch: int) -> NDArray[np.uint8]:
     found = np.zeros((grid * grid, KINDS + EDGES), np.float32)
     most = np.zeros(grid * grid, np.float32)
     for thing in scene.things:
-        share = thing.mask.reshape(grid, patch, grid, patch).mean((1, 3), dtype=np.float32).ravel()
+        share = cover_of(thing.mask, patch)
         found[share > most, KINDS:] = np.divide(thing.box, scene.size)
         most = np.maximum(most, share)
         found[:, thing.concept.id] += share
         if thing.colour is not None:
             found[:, _COLUMNS[thing.colour]] += share
     return np.ceil(found * 255).clip(0, 255).astype(np.uint8)
+
+
+def cover_of(mask: NDArray[np.bool_], patch: int) -> NDArray[np.float32]:
+    """The share of each patch that a mask covers.
+
+    Args:
+        mask: bool [S S], of a size that patches fill.
+        patch: side of a patch in pixels.
+
+    Returns:
+        float32 [N], 0..1, row by row from the top left.
+    """
+    grid = len(mask) // patch
+    return mask.reshape(grid, patch, grid, patch).mean((1, 3), dtype=np.float32).ravel()
 
 
 def cover_letters(reading: Reading, patch: int) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from heliodor.teach.data.coverage import cover_of
 from heliodor.teach.data.documents import Document
 from heliodor.teach.data.example import Spot
 from heliodor.teach.data.language import caption_parts
@@ -85,8 +86,8 @@ def thing_spots(scene: Scene, question: Question, patch: int) -> tuple[Spot, ...
     start = 0
     for text, things in _pieces(scene, question):
         start = question.suffix.index(text, start)
-        shown = sum(_shown(scene, index, patch) for index in things)
-        if np.any(shown):
+        shown = np.sum([cover_of(scene.things[index].mask, patch) for index in things], axis=0)
+        if shown.any():
             found.append(Spot(start=start, stop=start + len(text), patches=_fullest(shown)))
         start += len(text)
     return tuple(found)
@@ -104,14 +105,6 @@ def _pieces(scene: Scene, question: Question) -> Sequence[tuple[str, tuple[int, 
     return ()
 
 
-def _shown(scene: Scene, index: int, patch: int) -> NDArray[np.float32]:
-    """The share of each patch that a thing covers, [N]."""
-    grid = scene.size // patch
-    mask = scene.things[index].mask.reshape(grid, patch, grid, patch)
-    return mask.mean((1, 3), dtype=np.float32).ravel()
-
-
-def _fullest(shown: NDArray[np.generic] | float) -> tuple[int, ...]:
-    """The patches that show most, at least one."""
-    each = np.asarray(shown, np.float32)
-    return tuple(int(number) for number in np.nonzero(each >= _MUCH * each.max())[0])
+def _fullest(shown: NDArray[np.float32] | NDArray[np.int64]) -> tuple[int, ...]:
+    """The patches that show most, at least one, of what each shows [N]."""
+    return tuple(int(number) for number in np.nonzero(shown >= _MUCH * shown.max())[0])

@@ -26,8 +26,7 @@ from heliodor.teach.init import initialise, order_rows, pattern_rows, wave_posit
 from heliodor.teach.loop import Run, train
 from heliodor.teach.losses import Nearness
 from heliodor.teach.optim import AdamConfig, Schedule
-from heliodor.teach.recipes.settings import at_least_one, override
-from heliodor.teach.recipes.siglip import start_fresh
+from heliodor.teach.recipes.settings import at_least_one, override, start_fresh
 from heliodor.teach.state import find_states, newest_model
 from heliodor.text import Tokenizer
 from heliodor.zoo import MASK_CODEC, TOKENIZER
