@@ -85,8 +85,8 @@ def test_shares_are_those_of_attention_step_by_step(
     batch = collate([example(turn_of("abcd", *spots), turn_of("ba"))], LETTERS, together=True)
     (rows,) = batch.groups
     assert batch.pointed() == 1
-    features = torch.randn(1, PLACES, 64, generator=torch.Generator().manual_seed(1))
-    features = features[..., : model.config.language.width]
+    width = model.config.language.width
+    features = torch.randn(1, PLACES, width, generator=torch.Generator().manual_seed(1))
     with pointing.watch():
         hidden_together(model, rows.tokens, features, rows.turn, rows.asked)
         found = pointing.pointed(rows.spot, batch.spots)
@@ -109,10 +109,11 @@ def test_shares_are_those_of_attention_step_by_step(
 
 def test_what_is_not_watched_is_not_kept_and_costs_no_pass() -> None:
     model = tiny.filled(PaliGemma(deep(2)), seed=9)
-    tokens, features = torch.tensor([[2, 101, 10]]), torch.zeros(1, PLACES, 64)
-    plain = model.hidden(tokens, features[..., : model.config.language.width], torch.tensor([3]))
+    tokens = torch.tensor([[2, 101, 10]])
+    features = torch.zeros(1, PLACES, model.config.language.width)
+    plain = model.hidden(tokens, features, torch.tensor([3]))
     pointing = Pointing(model)
-    again = model.hidden(tokens, features[..., : model.config.language.width], torch.tensor([3]))
+    again = model.hidden(tokens, features, torch.tensor([3]))
     assert torch.equal(plain, again)
     with pytest.raises(KeyError):
         pointing.pointed(torch.tensor([[-1, 0, -1]]), torch.ones(1, PLACES, dtype=torch.bool))
@@ -133,8 +134,8 @@ def test_tokens_know_their_spots_and_straddled_ones_are_left_out() -> None:
     (rows,) = batch.groups
     named = rows.tokens[0][rows.spot[0] >= 0].tolist()
     assert words.decode(named) == "a red car"
-    if words.encode("a re") != words.encode(text)[: len(words.encode("a re"))]:
-        assert (rows.spot[1] < 0).all()
+    assert words.encode("a re") != words.encode(text)[: len(words.encode("a re"))]
+    assert (rows.spot[1] < 0).all()
     spelled = collate([example(turn_of(text, whole, spelled=True))], words)
     assert int((spelled.groups[0].spot >= 0).sum()) == len(words.spell("a red car"))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from heliodor.errors import InputError
-from heliodor.teach.data.fonts import CHARACTERS, TextSplit
+from heliodor.teach.data.fonts import CHARACTERS, TextSplit, faces, font
+from heliodor.teach.data.glyphs import glyph, lay_down
 from heliodor.teach.data.sheets import draw_sheet
 
 TEST = TextSplit.TEST
@@ -46,3 +48,28 @@ def test_a_sheet_holds_ten_times_the_letters_of_a_line() -> None:
 def test_a_sheet_too_small_for_type_is_refused() -> None:
     with pytest.raises(InputError, match="at least 64"):
         draw_sheet(np.random.default_rng(0), size=60)
+
+
+@pytest.mark.parametrize("pen", [(20, 30), (-3, 30), (35, 8), (20, 44), (90, 30)])
+def test_a_kept_letter_is_the_letter_as_drawn_and_cut_at_the_edges(pen: tuple[int, int]) -> None:
+    for face in faces(TEST):
+        for letter in "gQ&j":
+            drawn = Image.new("L", (40, 40))
+            typeface = font(face.path, 24)
+            ImageDraw.Draw(drawn).text(pen, letter, 255, typeface, anchor="ls")
+            ink, codes = np.zeros((40, 40), np.uint8), np.zeros((40, 40), np.uint8)
+            kept = glyph(face.path, 24, letter)
+            lay_down(kept, pen, ink, codes, 7)
+            np.testing.assert_array_equal(ink, np.asarray(drawn))
+            np.testing.assert_array_equal(codes, np.where(ink >= 128, 7, 0))
+            assert kept.advance == typeface.getlength(letter)
+
+
+def test_where_letters_meet_the_darker_ink_counts() -> None:
+    face = faces(TEST)[0].path
+    ink, codes = np.full((40, 40), 90, np.uint8), np.full((40, 40), 3, np.uint8)
+    alone, none = np.zeros((40, 40), np.uint8), np.zeros((40, 40), np.uint8)
+    lay_down(glyph(face, 24, "x"), (10, 30), ink, codes, 0)
+    lay_down(glyph(face, 24, "x"), (10, 30), alone, none, 0)
+    np.testing.assert_array_equal(ink, np.maximum(alone, 90))
+    assert (codes == 3).all()
