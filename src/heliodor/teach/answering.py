@@ -18,6 +18,7 @@ from heliodor.teach.data.example import Example
 from heliodor.teach.grounding import GroundedPaliGemma, owned, patch_loss
 from heliodor.teach.log import Mean
 from heliodor.teach.losses import Nearness, predicts_answer, turn_losses
+from heliodor.teach.naming import Words, naming_loss, words_for
 from heliodor.teach.pairing import pixels_in
 from heliodor.teach.pointing import Pointed, Pointing
 from heliodor.teach.together import hidden_together
@@ -49,6 +50,8 @@ class AnswerObjective:
             :mod:`~heliodor.teach.together`.
         pointing: weight of where the decoder looks while it answers, where the examples tell it,
             see :mod:`~heliodor.teach.pointing`.
+        naming: weight of how the image tokens name what lies in the patches, where the examples
+            tell it, see :mod:`~heliodor.teach.naming`; beside ``grounding``, not in its place.
     """
 
     model: PaliGemma
@@ -62,12 +65,16 @@ class AnswerObjective:
     near: Nearness | None = None
     together: bool = False
     pointing: float = 0.0
+    naming: float = 0.0
     _pointing: Pointing | None = field(init=False, default=None, repr=False)
+    _words: Words | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Watch the decoder if it is told where to look."""
+        """Watch the decoder if it is told where to look, and list the words if these are told."""
         if self.pointing > 0:
             object.__setattr__(self, "_pointing", Pointing(self.model))
+        if self.naming > 0:
+            object.__setattr__(self, "_words", words_for(self.tokenizer))
 
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
@@ -126,7 +133,13 @@ class AnswerObjective:
             kinds_share=batch.cover_share,
             edges_share=batch.edge_share,
         )
-        return features, self.grounding * loss, figures
+        beside = self.grounding * loss
+        if self._words is not None:
+            seen = features[batch.covered]
+            said, told = naming_loss(self.model.language, seen, batch.cover, self._words)
+            beside = beside + self.naming * batch.cover_share * said
+            figures |= told
+        return features, beside, figures
 
     def divide(self, batch: Batch, parts: int) -> list[tuple[float, Batch]]:
         """Cut a batch between pictures.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,7 @@ def test_pieces_of_answers_name_what_their_patches_show(language: str) -> None:
                 elif question.task == "ask":
                     assert text == question.suffix
                     assert set(question.things) & set(owners)
-            if question.task in ("detect", "segment"):
+            if question.task == "detect":
                 assert len(spots) == len(question.things)
                 for spot, index in zip(spots, question.things, strict=True):
                     most = shown[index].max()
@@ -64,6 +66,39 @@ def test_pieces_of_answers_name_what_their_patches_show(language: str) -> None:
         )
         assert parts[0].start == 0
         assert parts[-1].stop == len(caption(scene, language))
+
+
+def test_every_mask_code_has_the_patches_under_its_cell_of_the_box() -> None:
+    codes = "".join(f"<seg{number:03d}>" for number in range(16))
+    for seed in range(6):
+        scene = render_scene(np.random.default_rng(seed), size=224)
+        for question in all_questions(np.random.default_rng(seed), scene):
+            if question.task != "segment":
+                continue
+            whole = replace(question, suffix=question.suffix.replace("{seg}", codes))
+            spots = thing_spots(scene, whole, PATCH)
+            assert len(spots) == 18 * len(question.things)
+            for number, index in enumerate(question.things):
+                found = spots[18 * number : 18 * number + 18]
+                x0, y0, x1, y1 = scene.things[index].box
+                for spot in (found[0], found[17]):
+                    shown = scene.things[index].mask.reshape(GRID, PATCH, GRID, PATCH)
+                    assert shown.mean((1, 3)).ravel()[list(spot.patches)].all()
+                assert whole.suffix[found[0].start : found[0].stop].count("<loc") == 4
+                assert whole.suffix[found[17].start : found[17].stop].startswith(" ")
+                for code, spot in enumerate(found[1:17]):
+                    text = whole.suffix[spot.start : spot.stop]
+                    assert text == f"<seg{code:03d}>"
+                    row, column = divmod(code, 4)
+                    middle_x = x0 + (x1 - x0) * (column + 0.5) / 4
+                    middle_y = y0 + (y1 - y0) * (row + 0.5) / 4
+                    under = int(middle_y) // PATCH * GRID + int(middle_x) // PATCH
+                    wide = (x1 - x0) / 4 < PATCH and (y1 - y0) / 4 < PATCH
+                    assert not wide or len(spot.patches) <= 4
+                    near_x = min(middle_x % PATCH, PATCH - middle_x % PATCH)
+                    near_y = min(middle_y % PATCH, PATCH - middle_y % PATCH)
+                    if near_x > 1 and near_y > 1:
+                        assert under in spot.patches
 
 
 def test_colours_are_looked_up_on_the_thing_asked_about() -> None:

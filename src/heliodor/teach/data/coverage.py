@@ -28,6 +28,7 @@ __all__ = [
     "cover_letters",
     "cover_of",
     "cover_things",
+    "letter_of",
 ]
 
 THINGS = len(load_concepts())
@@ -122,6 +123,11 @@ def cover_codes(document: Document | Sheet, patch: int) -> NDArray[np.uint8]:
     letter = counts.sum((0, 1)) / np.maximum(1, written)
     share = np.maximum((counts / np.maximum(1.0, letter)).clip(0, 1), _of_ink(counts))
     return _lettered(share[..., codes])
+
+
+def letter_of(column: int) -> str:
+    """The character that a column of either half is about."""
+    return chr(ord(_FIRST) + (column - LETTERS) % ALPHABET)
 
 
 def _of_ink(counts: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heliodor.see.boxes import CODES_PER_OBJECT
 from heliodor.teach.data.coverage import cover_of
 from heliodor.teach.data.documents import Document
 from heliodor.teach.data.example import Spot
@@ -18,6 +22,8 @@ from heliodor.teach.data.scenes import Scene
 __all__ = ["answer_spots", "letter_spots", "thing_spots"]
 
 _LAST = 254  # letter of a reading that has a number of its own
+_CELLS = math.isqrt(CODES_PER_OBJECT)  # of a box in a row and in a column, a code for each
+_CODE = re.compile(r"<seg\d{3}>")
 _MUCH = 0.4  # of what the fullest patch shows: patches that show less are left out
 
 
@@ -88,9 +94,40 @@ def thing_spots(scene: Scene, question: Question, patch: int) -> tuple[Spot, ...
         start = question.suffix.index(text, start)
         shown = np.sum([cover_of(scene.things[index].mask, patch) for index in things], axis=0)
         if shown.any():
-            found.append(Spot(start=start, stop=start + len(text), patches=_fullest(shown)))
+            found += _along(text, start, _fullest(shown), _cells(scene, things[0], patch))
         start += len(text)
     return tuple(found)
+
+
+def _along(
+    text: str, start: int, patches: tuple[int, ...], cells: Sequence[tuple[int, ...]]
+) -> Iterator[Spot]:
+    """A spot for each mask code of a piece, its cell of the box, and for what is around them."""
+    codes = [(match.start(), match.end()) for match in _CODE.finditer(text)]
+    if codes:
+        yield Spot(start=start, stop=start + codes[0][0], patches=patches)
+        for (first, behind), cell in zip(codes, cells, strict=True):
+            yield Spot(start=start + first, stop=start + behind, patches=cell)
+    rest = codes[-1][1] if codes else 0
+    yield Spot(start=start + rest, stop=start + len(text), patches=patches)
+
+
+def _cells(scene: Scene, index: int, patch: int) -> list[tuple[int, ...]]:
+    """The patches under each of the cells that a mask's codes stand for, row by row of the box."""
+    x0, y0, x1, y1 = scene.things[index].box
+    across = np.linspace(x0, x1, _CELLS + 1)
+    down = np.linspace(y0, y1, _CELLS + 1)
+    grid = scene.size // patch
+    edges = np.arange(grid + 1) * patch
+    columns = [_overlap(edges, left, right) for left, right in pairwise(across)]
+    rows = [_overlap(edges, top, bottom) for top, bottom in pairwise(down)]
+    return [_fullest(np.outer(row, column).ravel()) for row in rows for column in columns]
+
+
+def _overlap(edges: NDArray[np.int64], first: float, behind: float) -> NDArray[np.float64]:
+    """How much of a stretch lies between each two edges."""
+    shared = np.minimum(edges[1:], behind) - np.maximum(edges[:-1], first)
+    return shared.clip(0.0)
 
 
 def _pieces(scene: Scene, question: Question) -> Sequence[tuple[str, tuple[int, ...]]]:
@@ -105,6 +142,6 @@ def _pieces(scene: Scene, question: Question) -> Sequence[tuple[str, tuple[int, 
     return ()
 
 
-def _fullest(shown: NDArray[np.float32] | NDArray[np.int64]) -> tuple[int, ...]:
+def _fullest(shown: NDArray[np.floating] | NDArray[np.int64]) -> tuple[int, ...]:
     """The patches that show most, at least one, of what each shows [N]."""
     return tuple(int(number) for number in np.nonzero(shown >= _MUCH * shown.max())[0])

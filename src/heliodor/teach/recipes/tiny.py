@@ -64,6 +64,7 @@ class TinySettings:
         apart: whether the answers leave the image tower alone.
         together: whether the questions about a picture share one row of the decoder.
         pointing: weight of where the decoder looks while it answers, beside the answers.
+        naming: weight of how image tokens name what lies in the patches, beside the answers.
         scenes: share of pictures that show things.
         lines: share of pictures that show a few words.
         pages: share of pictures that are documents.
@@ -97,6 +98,7 @@ class TinySettings:
     apart: bool = False
     together: bool = False
     pointing: float = 0.0
+    naming: float = 0.0
     scenes: float = 0.5
     lines: float = 0.25
     pages: float = 0.25
@@ -185,6 +187,7 @@ HIGH = TinySettings(
     apart=True,
     together=True,
     pointing=0.4,
+    naming=0.3,
     close=0.05,
     seed=12,
     scenes=0.4,
@@ -205,6 +208,7 @@ MIX = TinySettings(
     warmup=10,
     grounding=0.5,
     pointing=0.2,
+    naming=0.1,
     seed=13,
     scenes=0.55,
     lines=0.25,
@@ -287,6 +291,7 @@ def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjecti
         apart=settings.apart,
         together=settings.together,
         pointing=settings.pointing,
+        naming=settings.naming,
         near=Nearness(first=tokenizer.loc_start, count=PLACES, spread=settings.spread)
         if settings.spread
         else None,
