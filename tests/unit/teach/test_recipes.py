@@ -125,6 +125,14 @@ def test_letters_move_the_image_tower_alone(shrunk: Path) -> None:
     assert {"vision.patch.weight", "covers.weight"} <= moved
 
 
+def test_at_rate_0_the_image_tower_alone_stays_as_it_is(shrunk: Path) -> None:
+    low = trained("tiny-low", shrunk / "low", *STAGE, "size=64")
+    words = [*STAGE, "size=64", "pages=0", "letters=0", "tower=0", f"start={shrunk / 'low'}"]
+    high = trained("tiny-high", shrunk / "high", *words)
+    kept = {name for name, value in high.items() if torch.equal(value, low[name])}
+    assert kept == {name for name in low if name.startswith("vision.")}
+
+
 def test_a_tower_without_its_layer_gets_one_fitted_before_it_moves(
     shrunk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,8 @@ class TinySettings:
         steps: optimiser steps in all.
         rate: full learning rate, reached after ``warmup`` steps; a cosine ends at ``floor`` of it.
         muon: full learning rate of the matrices within blocks, which Muon moves; 0 for Adam.
-        tower: share of both rates for the image tower.
+        tower: share of both rates for the image tower; 0 leaves it as it is, which spares its
+            way back.
         decay: weight decay of the image tower and the projector.
         seed: of everything drawn.
         strength: how much the looks of things vary: near 0 as drawn, 1 as evaluations draw them.
@@ -274,6 +275,8 @@ def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjecti
     model = fresh(settings.size, settings.seed, tokenizer)
     if settings.start:
         take_over(model, read_start(Path(settings.start)))
+    if settings.tower == 0:
+        model.vision.requires_grad_(False)
     drawn = mixture(settings)
     shown = [
         source(np.random.default_rng([_SHOWN, turn, index]))
