@@ -52,6 +52,7 @@ class AnswerObjective:
             see :mod:`~heliodor.teach.pointing`.
         naming: weight of how the image tokens name what lies in the patches, where the examples
             tell it, see :mod:`~heliodor.teach.naming`; beside ``grounding``, not in its place.
+        words: those that ``naming`` tells; None where it is 0.
     """
 
     model: PaliGemma
@@ -67,14 +68,14 @@ class AnswerObjective:
     pointing: float = 0.0
     naming: float = 0.0
     _pointing: Pointing | None = field(init=False, default=None, repr=False)
-    _words: Words | None = field(init=False, default=None, repr=False)
+    words: Words | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Watch the decoder if it is told where to look, and list the words if these are told."""
         if self.pointing > 0:
             object.__setattr__(self, "_pointing", Pointing(self.model))
         if self.naming > 0:
-            object.__setattr__(self, "_words", words_for(self.tokenizer))
+            object.__setattr__(self, "words", words_for(self.tokenizer))
 
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
@@ -134,9 +135,9 @@ class AnswerObjective:
             edges_share=batch.edge_share,
         )
         beside = self.grounding * loss
-        if self._words is not None:
+        if self.words is not None:
             seen = features[batch.covered]
-            said, told = naming_loss(self.model.language, seen, batch.cover, self._words)
+            said, told = naming_loss(self.model.language, seen, batch.cover, self.words)
             beside = beside + self.naming * batch.cover_share * said
             figures |= told
         return features, beside, figures

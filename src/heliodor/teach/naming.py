@@ -26,7 +26,7 @@ from heliodor.teach.data.palette import COLOURS
 from heliodor.teach.log import Mean
 from heliodor.text import Tokenizer
 
-__all__ = ["Words", "naming_loss", "words_for"]
+__all__ = ["Words", "naming_loss", "told", "words_for"]
 
 _ENGLISH = 0.5  # share of English among the words for a thing; other languages share the rest
 _TOLD = 0.25  # share of a patch that must show something for the patch to be told
@@ -79,6 +79,11 @@ def _letters(tokenizer: Tokenizer) -> Iterator[dict[int, float]]:
         yield dict.fromkeys(tokenizer.spell(letter_of(column)), 1.0)
 
 
+def told(cover: Tensor) -> Tensor:
+    """Which patches show enough to be told by words: uint8 [... KINDS+EDGES] -> bool [...]."""
+    return cover[..., :KINDS].float().sum(-1) / 255.0 > _TOLD
+
+
 def naming_loss(
     decoder: Gemma, seen: Tensor, cover: Tensor, words: Words
 ) -> tuple[Tensor, dict[str, float]]:
@@ -97,15 +102,14 @@ def naming_loss(
         pictures that show nothing. As figure "named" the same, over the pictures that show
         something.
     """
-    share = cover[..., :KINDS].float() / 255.0
-    told = share.sum(-1) > _TOLD
-    of_picture = told.nonzero()[:, 0]
-    shown = share[told]
+    chosen = told(cover)
+    of_picture = chosen.nonzero()[:, 0]
+    shown = cover[chosen][:, :KINDS].float()
     wanted = (shown / shown.sum(-1, keepdim=True)) @ words.share.to(shown.device)
-    logits = decoder.logits(decoder.norm(seen[told]), words.ids.to(shown.device))
+    logits = decoder.logits(decoder.norm(seen[chosen]), words.ids.to(shown.device))
     apart = torch.xlogy(wanted, wanted) - wanted * logits.log_softmax(-1)
-    each = 1.0 / told.sum(1)
+    each = 1.0 / chosen.sum(1)
     total = (apart.sum(-1) * each[of_picture]).sum()
-    pictures = int(told.any(1).sum())
+    pictures = int(chosen.any(1).sum())
     figure = Mean(float(total.detach()) / max(1, pictures), over=pictures)
     return total / len(cover), {"named": figure}

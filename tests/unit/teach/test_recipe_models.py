@@ -18,7 +18,8 @@ from heliodor.teach.grounding import GroundedPair, GroundedPaliGemma
 from heliodor.teach.losses import Nearness
 from heliodor.teach.recipes import siglip, tiny
 from heliodor.teach.recipes.siglip import SiglipSettings, carry
-from heliodor.teach.recipes.tiny import LOW, take_over
+from heliodor.teach.recipes.starting import take_over
+from heliodor.teach.recipes.tiny import LOW
 from heliodor.text import Tokenizer
 from heliodor.zoo import MASK_CODEC, TOKENIZER
 

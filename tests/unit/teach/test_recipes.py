@@ -16,9 +16,11 @@ from tests.unit.teach import small
 import heliodor
 from heliodor.checkpoints.positions import resize_positions
 from heliodor.cli.main import main
+from heliodor.teach.data.coverage import KINDS
 from heliodor.teach.data.example import Example
 from heliodor.teach.data.sources import DocumentSource, LettersSource, ReadingSource, SceneSource
-from heliodor.teach.recipes import RECIPES, siglip, tiny
+from heliodor.teach.naming import Words
+from heliodor.teach.recipes import RECIPES, siglip, starting, tiny
 from heliodor.teach.recipes.siglip import SiglipSettings, TinySiglip
 from heliodor.teach.recipes.tiny import HIGH, LOW, MID, MIX, mixture
 from heliodor.teach.state import Resumed, newest_model
@@ -35,7 +37,7 @@ def shrunk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for module in (siglip, tiny):
         monkeypatch.setattr(module, "train", without_worker)
     small.shrink(monkeypatch)
-    monkeypatch.setattr(tiny, "FITTED", 6)
+    monkeypatch.setattr(starting, "FITTED", 6)
     return tmp_path
 
 
@@ -83,7 +85,14 @@ def test_what_a_stage_learnt_is_where_the_next_one_starts(shrunk: Path) -> None:
     image tower knows of its patches included."""
     assert main(["train", "tiny-siglip", "--workdir", str(shrunk / "siglip"), *PAIR]) == 0
     pair = newest_model(shrunk / "siglip" / "scenes")
-    words = [*STAGE, "size=112", "letters=0", *STILL, f"start={shrunk / 'siglip' / 'scenes'}"]
+    words = [
+        *STAGE,
+        "size=112",
+        "letters=0",
+        "naming=0",
+        *STILL,
+        f"start={shrunk / 'siglip' / 'scenes'}",
+    ]
     low = trained("tiny-low", shrunk / "low", *words)
     for name, value in low.items():
         if name == "vision.position":
@@ -96,7 +105,7 @@ def test_what_a_stage_learnt_is_where_the_next_one_starts(shrunk: Path) -> None:
     assert not torch.equal(fresh["vision.patch.weight"], low["vision.patch.weight"])
     assert torch.equal(fresh["language.embedding.weight"], low["language.embedding.weight"])
 
-    words = [*STAGE, "size=112", "letters=0", *STILL, f"start={shrunk / 'low'}"]
+    words = [*STAGE, "size=112", "letters=0", "naming=0", *STILL, f"start={shrunk / 'low'}"]
     high = trained("tiny-high", shrunk / "high", *words)
     assert set(high) == set(low)
     assert all(torch.equal(value, low[name]) for name, value in high.items())
@@ -104,7 +113,14 @@ def test_what_a_stage_learnt_is_where_the_next_one_starts(shrunk: Path) -> None:
 
 def test_from_a_stages_folder_all_but_the_layer_for_patches_is_taken_over(shrunk: Path) -> None:
     low = trained("tiny-low", shrunk / "low", *STAGE, "size=32")
-    words = [*STAGE, *STILL, "size=112", "letters=0", f"start={shrunk / 'low' / 'model'}"]
+    words = [
+        *STAGE,
+        *STILL,
+        "naming=0",
+        "size=112",
+        "letters=0",
+        f"start={shrunk / 'low' / 'model'}",
+    ]
     high = trained("tiny-high", shrunk / "high", *words)
     for name, value in high.items():
         before = low[name].half().float()
@@ -143,7 +159,7 @@ def test_a_tower_without_its_layer_gets_one_fitted_before_it_moves(
     def fit(_: object, examples: Iterator[Example]) -> None:
         fitted.append(len(list(examples)))
 
-    monkeypatch.setattr(tiny, "fit_covers", fit)
+    monkeypatch.setattr(starting, "fit_covers", fit)
     trained("tiny-low", shrunk / "low", *STAGE, "size=64")
     words = [*STAGE, "size=64", "pages=0", f"start={shrunk / 'low' / 'model'}"]
     trained("tiny-letters", shrunk / "letters", *words)
@@ -152,6 +168,29 @@ def test_a_tower_without_its_layer_gets_one_fitted_before_it_moves(
     words[-1] = f"start={shrunk / 'letters'}"
     trained("tiny-letters", shrunk / "more", *words)
     assert fitted == [6]
+
+
+def test_words_are_fitted_before_a_stage_only_where_they_do_not_lie_near(
+    shrunk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are fitted once: a run that starts from the result finds them where they should be."""
+    fitted: list[float] = []
+    far = [9.0, 1.0, 9.0]
+
+    def fit(_: object, examples: Iterator[Example], words: Words) -> None:
+        assert len(list(examples)) == 6
+        fitted.append(float(words.share.sum()))
+
+    monkeypatch.setattr(starting, "fit_names", fit)
+    monkeypatch.setattr(starting, "naming_loss", lambda *_: (None, {"named": far.pop(0)}))
+    trained("tiny-low", shrunk / "low", *STAGE, "size=64")
+    words = [*STAGE, "size=64", "pages=0", "letters=0", f"start={shrunk / 'low'}"]
+    trained("tiny-high", shrunk / "first", *words)
+    assert fitted == [pytest.approx(KINDS)]
+    trained("tiny-high", shrunk / "second", *words)
+    trained("tiny-high", shrunk / "third", *words, "naming=0")
+    assert len(fitted) == 1
+    assert far == [9.0]
 
 
 def test_a_stage_ends_with_a_folder_that_loads(shrunk: Path) -> None:

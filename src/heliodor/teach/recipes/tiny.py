@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from heliodor.checkpoints import transformers as transformers_layout
 from heliodor.checkpoints.maskcodec import read_mask_codec
-from heliodor.checkpoints.positions import resize_positions
 from heliodor.errors import TrainingError
 from heliodor.image import ImageProcessor
 from heliodor.models.presets import TINY_VISION, tiny
 from heliodor.teach.answering import AnswerObjective, Source
 from heliodor.teach.data.casting import MOST
-from heliodor.teach.data.example import Example
 from heliodor.teach.data.questions import TaskMix
 from heliodor.teach.data.sources import DocumentSource, LettersSource, ReadingSource, SceneSource
-from heliodor.teach.fitting import fit_covers
 from heliodor.teach.grounding import GroundedPaliGemma, quieten
 from heliodor.teach.init import initialise, order_rows, pattern_rows, wave_positions
 from heliodor.teach.loop import Run, train
 from heliodor.teach.losses import Nearness
 from heliodor.teach.optim import AdamConfig, Schedule
 from heliodor.teach.recipes.settings import at_least_one, override, start_fresh
-from heliodor.teach.state import find_states, newest_model
+from heliodor.teach.recipes.starting import fit_start, read_start, take_over
+from heliodor.teach.state import find_states
 from heliodor.text import Tokenizer
 from heliodor.zoo import MASK_CODEC, TOKENIZER
 
 _ASKED = TaskMix(tasks={"caption": 0.25, "ask": 0.3, "detect": 0.25, "segment": 0.2})
-_TO_FIT = 0xF17  # seeds of pictures that the layer for patches is fitted to
-FITTED = 2400  # pictures
 _SHOWN = 0x5EE  # seeds of the examples shown while a run lasts, which no batch draws
 PLACES = 1024  # of a coordinate
 PATCH = TINY_VISION.patch_size
@@ -230,25 +225,10 @@ class TinyStage:
         settings = override(self.settings, overrides)
         start_fresh(workdir, resume=resume)
         run, model, objective = stage(settings)
-        if not (find_states(workdir) or _knows_patches(settings)):
-            fit_covers(model, _to_fit(objective))
+        if not find_states(workdir):
+            fit_start(settings.start, objective)
         if train(run, objective, workdir).step == settings.steps:
             export(model, objective.tokenizer, workdir / "model")
-
-
-def _knows_patches(settings: TinySettings) -> bool:
-    """Whether the layer for patches needs no fitting: it comes with its tower, or is not taught."""
-    if not settings.start or settings.grounding == 0:
-        return True
-    return "covers.weight" in read_start(Path(settings.start))
-
-
-def _to_fit(objective: AnswerObjective) -> Iterator[Example]:
-    """Pictures as the run draws them, from a stream of their own."""
-    shares = np.array([share for share, _ in objective.sources])
-    for index in range(FITTED):
-        rng = np.random.default_rng([_TO_FIT, objective.seed, index])
-        yield objective.sources[rng.choice(len(shares), p=shares / shares.sum())][1](rng)
 
 
 def export(model: GroundedPaliGemma, tokenizer: Tokenizer, folder: Path) -> None:
@@ -276,7 +256,7 @@ def stage(settings: TinySettings) -> tuple[Run, GroundedPaliGemma, AnswerObjecti
     if settings.start:
         take_over(model, read_start(Path(settings.start)))
     if settings.tower == 0:
-        model.vision.requires_grad_(False)
+        model.vision.requires_grad_(requires_grad=False)
     drawn = mixture(settings)
     shown = [
         source(np.random.default_rng([_SHOWN, turn, index]))
@@ -352,36 +332,3 @@ def _scenes(settings: TinySettings) -> SceneSource:
         patch=PATCH,
         most=settings.most,
     )
-
-
-def read_start(place: Path) -> Mapping[str, Tensor]:
-    """Parameters by name, of a checkpoint or of a run's newest state."""
-    if (place / "config.json").is_file():
-        return transformers_layout.load(place, dtype="float32").state_dict()
-    return newest_model(place)
-
-
-def take_over(model: GroundedPaliGemma, found: Mapping[str, Tensor]) -> None:
-    """Give a fresh model whatever an earlier stage learned.
-
-    A SigLIP pair gives its image tower, a PaliGemma gives everything; positions are resized to
-    this model's pictures.
-
-    Raises:
-        TrainingError: ``found`` holds no whole image tower, or tensors of another shape.
-    """
-    wanted = model.state_dict()
-    known = {name: value for name, value in found.items() if name in wanted}
-    missing = [name for name in wanted if name.startswith("vision.") and name not in known]
-    if missing:
-        raise TrainingError(
-            f"the earlier run's state holds no whole image tower to start from; {missing[0]} is "
-            "missing"
-        )
-    known["vision.position"] = resize_positions(
-        known["vision.position"], model.config.vision.num_tokens
-    )
-    try:
-        model.load_state_dict(wanted | known)
-    except RuntimeError as error:
-        raise TrainingError(f"the earlier run trained another model: {error}") from error
