@@ -11,7 +11,7 @@ B pictures, N patches, W width, K words, V rows of the table.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ def _names(tokenizer: Tokenizer) -> Iterator[dict[int, float]]:
     named = [{lang: c.in_language(lang) for lang in weights} for c in load_concepts()]
     named += [{lang: colour_word(c.name, lang) for lang in weights} for c in COLOURS]
     for names in named:
-        found: Counter[int] = Counter()
+        found: defaultdict[int, float] = defaultdict(float)
         for language, name in names.items():
             pieces = [*tokenizer.encode(name), *tokenizer.encode(f" {name}")]
             spoken = [token for token in pieces if tokenizer.decode([token]).strip()]
